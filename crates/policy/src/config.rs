@@ -1,0 +1,118 @@
+//! The configuration of one proxy, and the pieces in which it travels.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoint, Inbound, PodName, Service, ServiceName, SpiffeId};
+
+/// All that one proxy knows. A value of this type is one snapshot: a request is decided by one of them from its head
+/// to its end.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// Absent until the control plane has said who this proxy serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Arc<Settings>>,
+    #[serde(default)]
+    pub inbound: Arc<Inbound>,
+    /// What the workload can call, by name.
+    #[serde(default, with = "by_name")]
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Meshed pods behind no Service, by pod: who listens at an address that is dialled directly (T25). The port of
+    /// their addresses is 0.
+    #[serde(default, with = "by_pod")]
+    pub pods: BTreeMap<PodName, Arc<Endpoint>>,
+}
+
+/// Who the proxy serves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    pub pod: PodName,
+    /// What owns the pod, such as `Deployment/bookstore-v1`; for metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Arc<str>>,
+    pub identity: SpiffeId,
+    /// The DNS domain of Services, such as `cluster.local`.
+    pub cluster_domain: Arc<str>,
+}
+
+/// A part of a configuration that can change on its own: the unit of delta xDS.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Piece {
+    Settings(Arc<Settings>),
+    Inbound(Arc<Inbound>),
+    Service(Arc<Service>),
+    Pod(Arc<Endpoint>),
+}
+
+// === impl ProxyConfig ===
+
+impl ProxyConfig {
+    /// The pieces by their names: `settings`, `inbound`, `service/<namespace>/<name>`, `pod/<namespace>/<name>`.
+    pub fn pieces(&self) -> impl Iterator<Item = (String, Piece)> {
+        let settings = self.settings.iter().map(|settings| ("settings".to_owned(), Piece::Settings(settings.clone())));
+        let inbound = std::iter::once(("inbound".to_owned(), Piece::Inbound(self.inbound.clone())));
+        let services = self
+            .services
+            .values()
+            .map(|service| (format!("service/{}", service.name), Piece::Service(service.clone())));
+        let pods = self.pods.values().map(|pod| (format!("pod/{}", pod.pod), Piece::Pod(pod.clone())));
+        settings.chain(inbound).chain(services).chain(pods)
+    }
+
+    /// Puts a piece in its place, in stead of the one with its name.
+    pub fn insert(&mut self, piece: Piece) {
+        match piece {
+            Piece::Settings(settings) => self.settings = Some(settings),
+            Piece::Inbound(inbound) => self.inbound = inbound,
+            Piece::Service(service) => {
+                self.services.insert(service.name.clone(), service);
+            }
+            Piece::Pod(pod) => {
+                self.pods.insert(pod.pod.clone(), pod);
+            }
+        }
+    }
+
+    /// Removes the piece of this name; an unknown name changes nothing. `settings` and `inbound` fall back to their
+    /// defaults, which admit nothing.
+    pub fn remove(&mut self, name: &str) {
+        match name.split_once('/') {
+            None if name == "settings" => self.settings = None,
+            None if name == "inbound" => self.inbound = Arc::default(),
+            Some(("service", name)) => self.services.retain(|service, _| service.to_string() != name),
+            Some(("pod", name)) => self.pods.retain(|pod, _| pod.to_string() != name),
+            _ => {}
+        }
+    }
+}
+
+/// Maps whose values hold their own names travel as lists.
+macro_rules! as_list {
+    ($module:ident, $key:ty, $value:ty, $name:ident) => {
+        mod $module {
+            use super::*;
+
+            pub(super) fn serialize<S: serde::Serializer>(
+                map: &BTreeMap<$key, Arc<$value>>,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                serializer.collect_seq(map.values())
+            }
+
+            pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<BTreeMap<$key, Arc<$value>>, D::Error> {
+                let list = Vec::<Arc<$value>>::deserialize(deserializer)?;
+                Ok(list.into_iter().map(|value| (value.$name.clone(), value)).collect())
+            }
+        }
+    };
+}
+
+as_list!(by_name, ServiceName, Service, name);
+as_list!(by_pod, PodName, Endpoint, pod);
