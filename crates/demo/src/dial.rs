@@ -1,0 +1,63 @@
+//! Outgoing calls: HTTP requests and TCP connections, through the proxy of `http_proxy` where one is named.
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The largest body that an answer may have.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Sends one request on a connection of its own and reads the whole answer.
+pub(crate) async fn request(method: Method, url: &str, user: &str) -> anyhow::Result<Response<Bytes>> {
+    let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+    let authority = uri.authority().with_context(|| format!("{url} names no host"))?.clone();
+    let (address, target) = match http_proxy() {
+        Some(proxy) => (proxy, uri),
+        None => {
+            let path = uri.path_and_query().map_or("/", |path| path.as_str());
+            (format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)), path.parse()?)
+        }
+    };
+    let stream = TcpStream::connect(&address).await.with_context(|| format!("cannot connect to {address}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header("host", authority.as_str())
+        .header("user-agent", format!("{user}/1.0"))
+        .body(Empty::<Bytes>::new())?;
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    connection.abort();
+    Ok(Response::from_parts(head, body))
+}
+
+/// Opens a TCP connection to `host:port`.
+pub(crate) async fn connect(target: &str) -> anyhow::Result<TcpStream> {
+    let Some(proxy) = http_proxy() else {
+        return TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"));
+    };
+    let mut stream = TcpStream::connect(&proxy).await.with_context(|| format!("cannot connect to {proxy}"))?;
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
+    // Byte by byte: what follows the head belongs to the server, which may speak first.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < 4096 {
+        head.push(stream.read_u8().await.context("the proxy closed the connection")?);
+    }
+    if !head.starts_with(b"HTTP/1.1 2") {
+        bail!("the proxy refused: {}", String::from_utf8_lossy(&head).lines().next().unwrap_or_default());
+    }
+    Ok(stream)
+}
+
+/// `host:port` of the environment's proxy.
+fn http_proxy() -> Option<String> {
+    let proxy = std::env::var("http_proxy").ok()?;
+    let address = proxy.trim_start_matches("http://").trim_end_matches('/');
+    (!address.is_empty()).then(|| address.to_owned())
+}
