@@ -93,7 +93,8 @@ pub enum Ports {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
     pub port: u16,
-    /// The path of an HTTP probe, without query. Absent for a TCP or gRPC probe.
+    /// The path of an HTTP probe, normalised and without query; that of the health check's method for a gRPC probe.
+    /// Absent for a TCP probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Arc<str>>,
 }
@@ -133,9 +134,22 @@ pub struct Decision<'a> {
     pub verdict: Verdict<'a>,
 }
 
+/// What one authorization says of a request or connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opinion<'a> {
+    pub authorization: &'a Authorization,
+    /// The source that the peer is; absent when it is none of them.
+    pub source: Option<&'a Source>,
+    pub judgement: Judgement<'a>,
+}
+
+/// What allows something, or why it is not allowed.
+pub type Judgement<'a> = Result<&'a Origin, Reason>;
+
 // === impl Inbound ===
 
 impl Inbound {
+    /// What `port` of the workload speaks, as far as anything says so.
     pub fn protocol(&self, port: u16) -> Protocol {
         self.ports.iter().find(|known| known.port == port).map_or(Protocol::Detect, |known| known.protocol)
     }
@@ -155,7 +169,8 @@ impl Inbound {
         self.decide(peer, |authorization| authorization.check_connection(port))
     }
 
-    /// Whether a plaintext request from `from` is a declared probe of the kubelet (A34).
+    /// Whether a plaintext request from `from` is a declared probe of the kubelet (A34). `path` is normalised, and
+    /// absent for a connection.
     pub fn is_probe(&self, from: IpAddr, port: u16, path: Option<&str>) -> bool {
         self.node_addresses.contains(&from)
             && self.probes.iter().any(|probe| probe.port == port && probe.path.as_deref() == path)
@@ -167,40 +182,67 @@ impl Inbound {
         self.authorizations.iter().any(|authorization| authorization.http.is_some() && authorization.covers(port))
     }
 
-    fn decide<'a>(
+    /// What every authorization says of a request, in their order: the same judgement as [`Inbound::decide_request`],
+    /// told in full.
+    pub fn explain_request<'a, H: Headers + ?Sized>(
         &'a self,
         peer: &Peer,
-        check: impl Fn(&'a Authorization) -> Result<&'a Origin, Reason>,
-    ) -> Decision<'a> {
+        port: u16,
+        request: &Request<'_, H>,
+    ) -> Vec<Opinion<'a>> {
+        self.opinions(peer, |authorization| authorization.check_request(port, request)).collect()
+    }
+
+    /// What every authorization says of a TCP connection, in their order.
+    pub fn explain_connection<'a>(&'a self, peer: &Peer, port: u16) -> Vec<Opinion<'a>> {
+        self.opinions(peer, |authorization| authorization.check_connection(port)).collect()
+    }
+
+    fn decide<'a>(&'a self, peer: &Peer, check: impl Fn(&'a Authorization) -> Judgement<'a>) -> Decision<'a> {
         let verdict = self.verdict(peer, check);
         let admitted = self.mode != Mode::Enforce || matches!(verdict, Verdict::Allowed(_));
         Decision { admitted, verdict }
     }
 
-    fn verdict<'a>(
-        &'a self,
-        peer: &Peer,
-        check: impl Fn(&'a Authorization) -> Result<&'a Origin, Reason>,
-    ) -> Verdict<'a> {
-        let denied = |reason, nearest| Verdict::Denied(Denied { reason, nearest });
-        let Some(identity) = &peer.identity else {
-            return denied(Reason::NoIdentity, None);
-        };
-        let Some(first) = self.authorizations.first() else {
-            return denied(Reason::NoTarget, None);
-        };
-        let mut nearest = (Reason::SourceNotAllowed, &first.origin);
-        for authorization in &self.authorizations {
-            if !authorization.sources.iter().any(|source| source.is(identity, peer.pod.as_ref())) {
-                continue;
-            }
-            match check(authorization) {
+    fn verdict<'a>(&'a self, peer: &Peer, check: impl Fn(&'a Authorization) -> Judgement<'a>) -> Verdict<'a> {
+        let mut denied: Option<(Reason, &'a Origin)> = None;
+        for opinion in self.opinions(peer, &check) {
+            match opinion.judgement {
                 Ok(origin) => return Verdict::Allowed(origin),
-                Err(reason) if closeness(reason) > closeness(nearest.0) => nearest = (reason, &authorization.origin),
+                Err(reason) if denied.is_none_or(|(before, _)| closeness(reason) > closeness(before)) => {
+                    denied = Some((reason, &opinion.authorization.origin));
+                }
                 Err(_) => {}
             }
         }
-        denied(nearest.0, Some(nearest.1))
+        let (reason, nearest) = match denied {
+            None => (if peer.identity.is_some() { Reason::NoTarget } else { Reason::NoIdentity }, None),
+            Some((reason @ (Reason::NoIdentity | Reason::SourceNotAllowed), first)) => {
+                // What would allow this to another source tells more than what concerns something else.
+                let nearest = self.authorizations.iter().find(|authorization| check(authorization).is_ok());
+                (reason, Some(nearest.map_or(first, |authorization| &authorization.origin)))
+            }
+            Some((reason, nearest)) => (reason, Some(nearest)),
+        };
+        Verdict::Denied(Denied { reason, nearest })
+    }
+
+    fn opinions<'a>(
+        &'a self,
+        peer: &Peer,
+        check: impl Fn(&'a Authorization) -> Judgement<'a>,
+    ) -> impl Iterator<Item = Opinion<'a>> {
+        self.authorizations.iter().map(move |authorization| {
+            let source = peer.identity.as_ref().and_then(|identity| {
+                authorization.sources.iter().find(|source| source.is(identity, peer.pod.as_ref()))
+            });
+            let judgement = match (&peer.identity, source) {
+                (None, _) => Err(Reason::NoIdentity),
+                (_, None) => Err(Reason::SourceNotAllowed),
+                (_, Some(_)) => check(authorization),
+            };
+            Opinion { authorization, source, judgement }
+        })
     }
 }
 
@@ -217,7 +259,7 @@ fn closeness(reason: Reason) -> u8 {
 // === impl Authorization ===
 
 impl Authorization {
-    fn check_request<H: Headers + ?Sized>(&self, port: u16, request: &Request<'_, H>) -> Result<&Origin, Reason> {
+    fn check_request<H: Headers + ?Sized>(&self, port: u16, request: &Request<'_, H>) -> Judgement<'_> {
         if !self.covers(port) {
             return Err(Reason::PortNotAllowed);
         }
@@ -230,7 +272,7 @@ impl Authorization {
         }
     }
 
-    fn check_connection(&self, port: u16) -> Result<&Origin, Reason> {
+    fn check_connection(&self, port: u16) -> Judgement<'_> {
         match (self.covers(port), &self.http) {
             (false, _) => Err(Reason::PortNotAllowed),
             (true, Some(_)) => Err(Reason::NotHttp),
@@ -256,6 +298,7 @@ impl Source {
 }
 
 impl Ports {
+    /// Whether `port` is one of them.
     pub fn contains(&self, port: u16) -> bool {
         match self {
             Self::All => true,

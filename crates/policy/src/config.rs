@@ -17,13 +17,13 @@ pub struct ProxyConfig {
     pub settings: Option<Arc<Settings>>,
     #[serde(default)]
     pub inbound: Arc<Inbound>,
-    /// What the workload can call, by name.
+    /// What the workload can call, by name. Shared by all proxies of a mesh, as `pods` is.
     #[serde(default, with = "by_name")]
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: Arc<BTreeMap<ServiceName, Arc<Service>>>,
     /// Meshed pods behind no Service, by pod: who listens at an address that is dialled directly (T25). The port of
     /// their addresses is 0.
     #[serde(default, with = "by_pod")]
-    pub pods: BTreeMap<PodName, Arc<Endpoint>>,
+    pub pods: Arc<BTreeMap<PodName, Arc<Endpoint>>>,
 }
 
 /// Who the proxy serves.
@@ -70,10 +70,10 @@ impl ProxyConfig {
             Piece::Settings(settings) => self.settings = Some(settings),
             Piece::Inbound(inbound) => self.inbound = inbound,
             Piece::Service(service) => {
-                self.services.insert(service.name.clone(), service);
+                Arc::make_mut(&mut self.services).insert(service.name.clone(), service);
             }
             Piece::Pod(pod) => {
-                self.pods.insert(pod.pod.clone(), pod);
+                Arc::make_mut(&mut self.pods).insert(pod.pod.clone(), pod);
             }
         }
     }
@@ -84,8 +84,14 @@ impl ProxyConfig {
         match name.split_once('/') {
             None if name == "settings" => self.settings = None,
             None if name == "inbound" => self.inbound = Arc::default(),
-            Some(("service", name)) => self.services.retain(|service, _| service.to_string() != name),
-            Some(("pod", name)) => self.pods.retain(|pod, _| pod.to_string() != name),
+            Some(("service", name)) => {
+                let name = ServiceName::try_from(name.to_owned());
+                name.map(|name| Arc::make_mut(&mut self.services).remove(&name)).ok();
+            }
+            Some(("pod", name)) => {
+                let name = PodName::try_from(name.to_owned());
+                name.map(|name| Arc::make_mut(&mut self.pods).remove(&name)).ok();
+            }
             _ => {}
         }
     }
@@ -97,18 +103,15 @@ macro_rules! as_list {
         mod $module {
             use super::*;
 
-            pub(super) fn serialize<S: serde::Serializer>(
-                map: &BTreeMap<$key, Arc<$value>>,
-                serializer: S,
-            ) -> Result<S::Ok, S::Error> {
+            type Map = Arc<BTreeMap<$key, Arc<$value>>>;
+
+            pub(super) fn serialize<S: serde::Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_seq(map.values())
             }
 
-            pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-                deserializer: D,
-            ) -> Result<BTreeMap<$key, Arc<$value>>, D::Error> {
+            pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
                 let list = Vec::<Arc<$value>>::deserialize(deserializer)?;
-                Ok(list.into_iter().map(|value| (value.$name.clone(), value)).collect())
+                Ok(Arc::new(list.into_iter().map(|value| (value.$name.clone(), value)).collect()))
             }
         }
     };

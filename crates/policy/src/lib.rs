@@ -17,7 +17,10 @@ mod request;
 mod route;
 pub mod telemetry;
 
-pub use access::{Authorization, Decision, Denied, Inbound, InboundPort, Mode, Peer, Ports, Probe, Source, Verdict};
+pub use access::{
+    Authorization, Decision, Denied, Inbound, InboundPort, Judgement, Mode, Opinion, Peer, Ports, Probe, Source,
+    Verdict,
+};
 pub use config::{Piece, ProxyConfig, Settings};
 pub use name::{InvalidSpiffeId, Origin, PodName, ServiceName, SpiffeId};
 pub use path::normalize_path;

@@ -4,25 +4,40 @@ use std::borrow::Cow;
 
 /// The path of a request target without its query, in the one form that rules are matched against (S6, S7):
 /// percent-encoded unreserved characters are decoded, `.` and `..` segments are resolved and runs of `/` are one.
-/// `None` when it is not a path that can be judged: not absolute, a malformed escape, a `..` above the root, or an
-/// encoded `/`, `\` or NUL, which servers read differently.
+///
+/// `None` when it is not a path that can be judged, because servers read it differently: not absolute, a malformed
+/// escape, a `..` above the root, a dot segment with parameters (`/..;x/`), an encoded `/`, `\` or NUL, or a raw `\`,
+/// `#`, space or control character.
 ///
 /// Nothing is allocated for a path that is already in this form. `*` (of `OPTIONS *`) stands for itself.
 pub fn normalize_path(target: &str) -> Option<Cow<'_, str>> {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default();
     if path == "*" {
         return Some(Cow::Borrowed(path));
     }
-    if !path.starts_with('/') {
+    let unreadable = |byte: u8| byte <= b' ' || matches!(byte, b'\\' | b'#' | 0x7f);
+    if !path.starts_with('/') || path.bytes().any(unreadable) {
         return None;
     }
-    let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\');
-    if plain {
-        return Some(Cow::Borrowed(path));
+    let decoded = match path.contains('%') {
+        true => decode(path)?,
+        false => Cow::Borrowed(path),
+    };
+    let mut segments = decoded[1..].split('/').peekable();
+    let mut plain = true;
+    while let Some(segment) = segments.next() {
+        if segment.split(';').next().is_some_and(|name| matches!(name, "." | "..") && name != segment) {
+            return None;
+        }
+        plain &= !matches!(segment, "." | "..") && (!segment.is_empty() || segments.peek().is_none());
     }
-    let decoded = decode(path)?;
+    if plain { Some(decoded) } else { resolve(&decoded).map(Cow::Owned) }
+}
+
+/// Removes dot segments (RFC 3986, section 5.2.4) and empty ones; `None` for a `..` above the root.
+fn resolve(path: &str) -> Option<String> {
     let mut segments: Vec<&str> = Vec::new();
-    for segment in decoded.split('/') {
+    for segment in path.split('/') {
         match segment {
             "" | "." => {}
             ".." => {
@@ -31,26 +46,43 @@ pub fn normalize_path(target: &str) -> Option<Cow<'_, str>> {
             segment => segments.push(segment),
         }
     }
-    let is_directory = decoded.ends_with('/') || decoded.ends_with("/.") || decoded.ends_with("/..");
+    let is_directory = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
     let end = if is_directory && !segments.is_empty() { "/" } else { "" };
-    Some(Cow::Owned(format!("/{}{end}", segments.join("/"))))
+    Some(format!("/{}{end}", segments.join("/")))
 }
 
 /// Decodes what RFC 3986, section 2.3, calls unreserved; every other escape stays, in upper case.
-fn decode(path: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find(['%', '\\']) {
-        decoded.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).filter(|escape| escape.starts_with('%'))?;
-        let byte = u8::from_str_radix(&escape[1..], 16).ok().filter(|_| !escape.contains('+'))?;
-        match byte {
-            b'/' | b'\\' | 0 => return None,
-            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => decoded.push(char::from(byte)),
-            _ => decoded.push_str(&escape.to_ascii_uppercase()),
+fn decode(path: &str) -> Option<Cow<'_, str>> {
+    let mut decoded = Cow::Borrowed("");
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(offset) = path[at..].find('%') {
+        at += offset;
+        let escape = path.get(at..at + 3)?;
+        let byte = escape_value(&escape.as_bytes()[1..])?;
+        if matches!(byte, b'/' | b'\\' | 0) {
+            return None;
         }
-        rest = &rest[at + 3..];
+        let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if unreserved || escape.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            let decoded = decoded.to_mut();
+            decoded.push_str(&path[copied..at]);
+            match unreserved {
+                true => decoded.push(char::from(byte)),
+                false => decoded.push_str(&escape.to_ascii_uppercase()),
+            }
+            copied = at + 3;
+        }
+        at += 3;
     }
-    decoded.push_str(rest);
+    if copied == 0 {
+        return Some(Cow::Borrowed(path));
+    }
+    decoded.to_mut().push_str(&path[copied..]);
     Some(decoded)
+}
+
+fn escape_value(digits: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::meta::Regex;
+use regex_syntax::ParserBuilder;
+use regex_syntax::hir::{Hir, Look};
 use serde::{Deserialize, Serialize};
 
 /// The compiled size one pattern may have, in bytes.
@@ -33,31 +35,36 @@ struct Anchored {
 }
 
 impl Anchored {
-    fn new(text: &str, anchored: &str) -> Result<Self, InvalidPattern> {
+    /// The anchors are put around the parsed expression, not around its text: a text that closes a group it did not
+    /// open, sets a flag or ends in a comment cannot reach them (S5).
+    fn new(text: &str, to_the_end: bool) -> Result<Self, InvalidPattern> {
         if text.len() > LENGTH_LIMIT {
             return Err(InvalidPattern(format!("the pattern is longer than {LENGTH_LIMIT} bytes")));
         }
-        // The text alone first: `a)(b` must not become valid by the group put around it.
-        let compile = |text: &str| {
-            RegexBuilder::new(text).size_limit(SIZE_LIMIT).dfa_size_limit(SIZE_LIMIT).build().map_err(|error| {
-                match error {
-                    regex::Error::CompiledTooBig(limit) => {
-                        InvalidPattern(format!("the pattern compiles to more than {limit} bytes"))
-                    }
-                    error => InvalidPattern(error.to_string()),
-                }
+        let mut parser = ParserBuilder::new().utf8(false).build();
+        let parsed = parser.parse(text).map_err(|error| InvalidPattern(error.to_string()))?;
+        // `Start` and `End` are of the whole value, unlike a `^` or `$` under `(?m)`.
+        let mut parts = vec![Hir::look(Look::Start), parsed];
+        if to_the_end {
+            parts.push(Hir::look(Look::End));
+        }
+        let limits =
+            Regex::config().utf8_empty(false).nfa_size_limit(Some(SIZE_LIMIT)).hybrid_cache_capacity(SIZE_LIMIT);
+        let regex = Regex::builder().configure(limits).build_from_hir(&Hir::concat(parts)).map_err(|error| {
+            InvalidPattern(match error.size_limit() {
+                Some(limit) => format!("the pattern compiles to more than {limit} bytes"),
+                None => error.to_string(),
             })
-        };
-        compile(text)?;
-        Ok(Self { text: text.into(), regex: compile(anchored)? })
+        })?;
+        Ok(Self { text: text.into(), regex })
     }
 }
 
 macro_rules! pattern {
-    ($name:ident, $format:literal) => {
+    ($name:ident, $to_the_end:literal) => {
         impl $name {
             pub fn new(text: &str) -> Result<Self, InvalidPattern> {
-                Anchored::new(text, &format!($format, text)).map(Self)
+                Anchored::new(text, $to_the_end).map(Self)
             }
 
             pub fn as_str(&self) -> &str {
@@ -99,6 +106,5 @@ macro_rules! pattern {
     };
 }
 
-// `\A` and `\z` rather than `^` and `$`: a `(?m)` in the pattern must not loosen the anchors.
-pattern!(PathPattern, r"\A(?:{})");
-pattern!(HeaderPattern, r"\A(?:{})\z");
+pattern!(PathPattern, false);
+pattern!(HeaderPattern, true);

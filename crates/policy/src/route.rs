@@ -108,7 +108,7 @@ pub struct HttpMatch {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatch {
-    /// In lower case. `host` means the authority (S13).
+    /// In lower case. `host` and `:authority` mean the authority (S13).
     pub name: Arc<str>,
     pub value: HeaderPattern,
 }
@@ -119,7 +119,7 @@ pub enum Pick<'a> {
     Backend(&'a Backend),
     /// Every weight is zero: the user said that nobody receives traffic (T7).
     AllZero,
-    /// No backend with a weight has a ready endpoint.
+    /// No backend with a weight has a ready endpoint, or none has the root's port.
     NoneReady,
 }
 
@@ -148,27 +148,37 @@ impl Split {
     /// `random` is uniform over all of `u64`. A backend of weight zero is never chosen, and one that is not ready
     /// leaves its share to the others.
     pub fn pick(&self, random: u64, ready: impl Fn(&Backend) -> bool) -> Pick<'_> {
-        if self.backends.iter().all(|backend| backend.weight == 0) {
+        if !self.backends.is_empty() && self.backends.iter().all(|backend| backend.weight == 0) {
             return Pick::AllZero;
         }
         let candidates = || self.backends.iter().filter(|backend| backend.weight > 0 && ready(backend));
-        let total: u128 = candidates().map(|backend| u128::from(backend.weight)).sum();
-        // The high half of a 64 by 128 bit product maps `random` onto 0..total without the bias of a remainder. The
-        // total of weights fits 96 bits for any list of backends that fits in memory, and then so does the product.
-        let mut point = (total * u128::from(random >> 32)) >> 32;
+        let total = candidates().map(|backend| u128::from(backend.weight)).sum();
+        let mut point = scale(random, total);
+        let mut last = None;
         for backend in candidates() {
             match point.checked_sub(u128::from(backend.weight)) {
                 Some(rest) => point = rest,
                 None => return Pick::Backend(backend),
             }
+            last = Some(backend);
         }
-        Pick::NoneReady
+        // Past the end only when a backend stopped being ready since the total was taken.
+        last.map_or(Pick::NoneReady, Pick::Backend)
     }
+}
+
+/// Maps `random` onto `0..total` without the bias of a remainder: the product of both, without its low 64 bits. It is
+/// taken in two halves, because it can have more than 128 bits.
+fn scale(random: u64, total: u128) -> u128 {
+    let random = u128::from(random);
+    let (high, low) = (total >> 64, total & u128::from(u64::MAX));
+    high * random + ((low * random) >> 64)
 }
 
 // === impl HttpMatch ===
 
 impl HttpMatch {
+    /// Whether path, method and headers all match (S11).
     pub fn is_match<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
         (self.methods.is_empty() || self.methods.iter().any(|method| **method == *request.method))
             && self.path.as_ref().is_none_or(|path| path.is_match(request.path.as_bytes()))
@@ -180,7 +190,7 @@ impl HeaderMatch {
     /// A header that is absent matches nothing, not even `.*`.
     fn is_match<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
         if matches!(&*self.name, "host" | ":authority") {
-            return self.value.is_match(request.authority.as_bytes());
+            return !request.authority.is_empty() && self.value.is_match(request.authority.as_bytes());
         }
         request.headers.value(&self.name).is_some_and(|value| self.value.is_match(&value))
     }

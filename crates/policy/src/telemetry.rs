@@ -85,10 +85,11 @@ pub struct Report {
 }
 
 /// A log-linear histogram of microseconds: 64 buckets an octave, so that a value is off by at most 1/128 of itself.
-/// Sparse: pairs of bucket and count, by bucket.
+/// Sparse: pairs of bucket and count, by bucket. It is read from the wire, so that reading puts it in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Vec<(u16, u64)>", into = "Vec<(u16, u64)>")]
 pub struct Histogram {
+    /// Ascending and below [`BUCKETS`], no count is zero.
     buckets: Vec<(u16, u64)>,
 }
 
@@ -110,9 +111,9 @@ pub const fn bucket(micros: u64) -> u16 {
     }
 }
 
-/// The middle of a bucket, in microseconds.
+/// The middle of a bucket, in microseconds. A bucket past the last is taken for the last.
 pub const fn bucket_value(bucket: u16) -> u64 {
-    let bucket = bucket as u64;
+    let bucket = if (bucket as usize) < BUCKETS { bucket as u64 } else { BUCKETS as u64 - 1 };
     let shift = (bucket >> PRECISION).saturating_sub(1);
     let low = (bucket - (shift << PRECISION)) << shift;
     low + ((1 << shift) >> 1)
@@ -121,7 +122,7 @@ pub const fn bucket_value(bucket: u16) -> u64 {
 // === impl Histogram ===
 
 impl Histogram {
-    /// From pairs of bucket and count.
+    /// From pairs of bucket and count, in any order. A bucket past the last counts as the last.
     pub fn from_buckets(pairs: impl IntoIterator<Item = (u16, u64)>) -> Self {
         let mut histogram = Self::default();
         for (bucket, count) in pairs {
@@ -130,10 +131,12 @@ impl Histogram {
         histogram
     }
 
+    /// Counts one value, in microseconds.
     pub fn record(&mut self, micros: u64) {
         self.add(bucket(micros), 1);
     }
 
+    /// Adds another's counts: the result is that of all values recorded in one.
     pub fn merge(&mut self, other: &Self) {
         for &(bucket, count) in &other.buckets {
             self.add(bucket, count);
@@ -150,31 +153,46 @@ impl Histogram {
         Self { buckets: rest.filter(|pair| pair.1 > 0).collect() }
     }
 
+    /// How many values were recorded.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|pair| pair.1).sum()
+        self.buckets.iter().fold(0, |sum: u64, pair| sum.saturating_add(pair.1))
     }
 
     /// The value in microseconds below which a share of `quantile` (0 to 1) of the values lies; `None` when empty.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         let rank = ((self.count() as f64 * quantile).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         self.buckets.iter().find_map(|&(bucket, count)| {
-            seen += count;
+            seen = seen.saturating_add(count);
             (seen >= rank).then(|| bucket_value(bucket))
         })
     }
 
+    /// Pairs of bucket and count, ascending by bucket, without empty ones.
     pub fn buckets(&self) -> &[(u16, u64)] {
         &self.buckets
     }
 
     fn add(&mut self, bucket: u16, count: u64) {
+        let bucket = bucket.min(BUCKETS as u16 - 1);
         if count == 0 {
             return;
         }
         match self.buckets.binary_search_by_key(&bucket, |pair| pair.0) {
-            Ok(at) => self.buckets[at].1 += count,
+            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),
             Err(at) => self.buckets.insert(at, (bucket, count)),
         }
+    }
+}
+
+impl From<Vec<(u16, u64)>> for Histogram {
+    fn from(pairs: Vec<(u16, u64)>) -> Self {
+        Self::from_buckets(pairs)
+    }
+}
+
+impl From<Histogram> for Vec<(u16, u64)> {
+    fn from(histogram: Histogram) -> Self {
+        histogram.buckets
     }
 }
