@@ -1,0 +1,331 @@
+//! The loop: watch everything, compute what is to be done, do it, repeat until quiet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use kube::api::Api;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use tokio::time::Instant;
+use tokio_stream::StreamMap;
+
+use super::discovery::{self, Kind};
+use super::execute::{Outcome, backoff, execute};
+use super::plan::{Action, Op, Plan, time};
+use super::recorder::Recorder;
+use super::world::{Key, World, resource_key};
+
+/// How long changes are collected before the next computation: most come in bursts.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+
+/// Kinds come and go with CustomResourceDefinitions and APIServices; this is for the changes that no watch tells.
+const REDISCOVER: Duration = Duration::from_secs(30);
+
+/// How long after a change of a CustomResourceDefinition the API needs to serve the kind.
+const ESTABLISH: Duration = Duration::from_millis(200);
+
+/// Computations in a row without looking at the watches.
+const ROUNDS: usize = 16;
+
+/// How long a state that is only reported stays reported before its event is counted once more.
+const REPORT_AGAIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the controllers need to know that is not in the API.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// PEM certificates of the authority that signed the API's serving certificate; each namespace gets them in the
+    /// ConfigMap `kube-root-ca.crt`. Without them there is no such ConfigMap.
+    pub root_ca: Option<String>,
+}
+
+type Event = watcher::Event<DynamicObject>;
+
+struct Driver {
+    client: Client,
+    settings: Settings,
+    world: World,
+    watches: StreamMap<String, BoxStream<'static, watcher::Result<Event>>>,
+    kinds: BTreeMap<String, Watched>,
+    /// Failures in a row, and when to try again, by what was attempted for whom.
+    retries: HashMap<Attempt, (u32, Timestamp)>,
+    recorder: Recorder,
+    due: Option<Timestamp>,
+    rediscover: Instant,
+}
+
+/// A kind that is being watched.
+struct Watched {
+    kind: Kind,
+    /// The objects of the list that is under way.
+    listing: Vec<DynamicObject>,
+    listed: bool,
+    /// Whether it is known by more than its metadata.
+    typed: bool,
+}
+
+/// What backs off together: the same verb on the same kind for the sake of the same object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Attempt {
+    regarding: Option<String>,
+    verb: &'static str,
+    kind: String,
+    /// The message of a bare report, which has no kind.
+    report: String,
+}
+
+/// Runs all controllers until the future is dropped. Errors of the API are logged, backed off from and retried.
+pub async fn run(client: Client, settings: Settings) -> Infallible {
+    let mut driver = Driver {
+        client,
+        settings,
+        world: World::default(),
+        watches: StreamMap::new(),
+        kinds: BTreeMap::new(),
+        retries: HashMap::new(),
+        recorder: Recorder::default(),
+        due: None,
+        rediscover: Instant::now(),
+    };
+    loop {
+        driver.discover().await;
+        driver.observe().await;
+        driver.settle().await;
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// Starts watches of new kinds and ends those of kinds that are gone.
+    async fn discover(&mut self) {
+        if Instant::now() < self.rediscover {
+            return;
+        }
+        self.rediscover = Instant::now() + REDISCOVER;
+        let long_ago = Timestamp::now() - REPORT_AGAIN;
+        self.retries.retain(|_, (_, at)| *at > long_ago);
+        let known = self.kinds.values().map(|watched| watched.kind.clone()).collect();
+        let found = match discovery::resources(&self.client, known).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the API's kinds cannot be discovered; retrying");
+                self.rediscover = Instant::now() + Duration::from_secs(1);
+                return;
+            }
+        };
+        let gone = self.kinds.keys().filter(|key| !found.contains_key(*key)).cloned().collect::<Vec<_>>();
+        for key in gone {
+            self.watches.remove(&key);
+            if let Some(watched) = self.kinds.remove(&key) {
+                self.world.forget(&watched.kind.resource);
+            }
+        }
+        for (key, kind) in found {
+            if !self.kinds.contains_key(&key) {
+                self.watch(key, kind);
+            }
+        }
+    }
+
+    fn watch(&mut self, key: String, kind: Kind) {
+        let typed = World::typed().into_iter().find(|typed| resource_key(typed) == key);
+        let kind = Kind { resource: typed.clone().unwrap_or(kind.resource), ..kind };
+        self.world.serve(&kind.resource, kind.namespaced);
+        let config = watcher::Config::default();
+        let stream = if typed.is_some() {
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource);
+            watcher(api, config).default_backoff().boxed()
+        } else {
+            let api: Api<PartialObjectMeta> = Api::all_with(self.client.clone(), &kind.resource);
+            watcher(api, config).default_backoff().map(|event| event.map(without_content)).boxed()
+        };
+        self.watches.insert(key.clone(), stream);
+        self.kinds.insert(key, Watched { kind, listing: Vec::new(), listed: false, typed: typed.is_some() });
+    }
+
+    /// Waits for a change or for something to be due, and takes in all that comes at once.
+    async fn observe(&mut self) {
+        let due = self
+            .due
+            .map(|at| Instant::now() + Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+        let wake = due.map_or(self.rediscover, |due| due.min(self.rediscover));
+        tokio::select! {
+            Some((key, event)) = self.watches.next() => self.take(&key, event),
+            () = tokio::time::sleep_until(wake) => return,
+        }
+        let until = Instant::now() + DEBOUNCE;
+        while let Ok(Some((key, event))) = tokio::time::timeout_at(until, self.watches.next()).await {
+            self.take(&key, event);
+        }
+    }
+
+    fn take(&mut self, key: &str, event: watcher::Result<Event>) {
+        let Some(watched) = self.kinds.get_mut(key) else { return };
+        let resource = &watched.kind.resource;
+        match event {
+            Ok(Event::Apply(object)) => log_malformed(resource, self.world.apply(resource, object).err()),
+            Ok(Event::Delete(object)) => self.world.remove(resource, &object.metadata),
+            Ok(Event::Init) => watched.listing.clear(),
+            Ok(Event::InitApply(object)) => watched.listing.push(object),
+            Ok(Event::InitDone) => {
+                watched.listed = true;
+                let listed = std::mem::take(&mut watched.listing);
+                log_malformed(resource, self.world.replace(resource, listed));
+            }
+            Err(error) => {
+                tracing::debug!(kind = resource.kind, %error, "watch interrupted; it is taken up again");
+                return;
+            }
+        }
+        if matches!(resource.kind.as_str(), "CustomResourceDefinition" | "APIService") {
+            self.rediscover = self.rediscover.min(Instant::now() + ESTABLISH);
+        }
+    }
+
+    /// Computes and acts until there is nothing to do now.
+    async fn settle(&mut self) {
+        if self.kinds.is_empty() || self.kinds.values().any(|watched| watched.typed && !watched.listed) {
+            return;
+        }
+        self.world.complete = self.kinds.values().all(|watched| watched.listed);
+        for _ in 0..ROUNDS {
+            let now = Timestamp::now();
+            let mut plan = super::reconcile(&self.world, &self.settings, now);
+            let actions = std::mem::take(&mut plan.actions);
+            let mut acted = false;
+            for action in actions {
+                acted |= self.act(&action, now, &mut plan).await;
+            }
+            self.due = plan.due;
+            if !acted {
+                return;
+            }
+        }
+        self.due = Some(Timestamp::now());
+    }
+
+    /// Carries out one action unless it backs off; whether it is worth computing again.
+    async fn act(&mut self, action: &Action, now: Timestamp, plan: &mut Plan) -> bool {
+        if self.is_outdated(action) {
+            return true;
+        }
+        let attempt = Attempt::of(action);
+        if let Some((_, at)) = self.retries.get(&attempt).filter(|(_, at)| *at > now) {
+            plan.wake_at(*at);
+            return false;
+        }
+        let result = execute(&self.client, &action.op).await;
+        let useful = matches!(&result, Ok(outcome) if self.absorb(action, outcome, now));
+        if useful {
+            self.retries.remove(&attempt);
+        } else {
+            let failures = self.retries.get(&attempt).map_or(0, |(failures, _)| *failures) + 1;
+            let at = if matches!(action.op, Op::Report) { now + REPORT_AGAIN } else { backoff(failures, now) };
+            self.retries.insert(attempt, (failures, at));
+            plan.wake_at(at);
+        }
+        self.report(action, result).await;
+        useful
+    }
+
+    /// Whether an action before this one changed what it was computed from.
+    fn is_outdated(&self, action: &Action) -> bool {
+        let Some(target) = action.op.target() else { return false };
+        let key = Key { namespace: target.namespace.clone().unwrap_or_default(), name: target.name.clone() };
+        let Some(wanted) = &target.resource_version else { return false };
+        let known = self.world.metadata(&target.resource, &key);
+        known.is_some_and(|known| known.resource_version.as_ref() != Some(wanted))
+    }
+
+    /// Takes what the API answered into the world; whether anything changed by it.
+    fn absorb(&mut self, action: &Action, outcome: &Outcome, now: Timestamp) -> bool {
+        let Some(target) = action.op.target() else { return false };
+        let key = Key { namespace: target.namespace.clone().unwrap_or_default(), name: target.name.clone() };
+        match outcome {
+            Outcome::Written(object) => {
+                let changed = object.metadata.resource_version != target.resource_version;
+                log_malformed(&target.resource, self.world.apply(&target.resource, DynamicObject::clone(object)).err());
+                changed
+            }
+            Outcome::Deleted => {
+                self.world.mark_deleted(&target.resource, &key, &time(now));
+                true
+            }
+            Outcome::Stale | Outcome::Nothing => false,
+        }
+    }
+
+    /// Records the event of an action, and its failure for the status of the object it was for.
+    async fn report(&mut self, action: &Action, result: Result<Outcome, kube::Error>) {
+        let uid = action.regarding.uid.clone().unwrap_or_default();
+        let note = match result {
+            Ok(Outcome::Stale) => return,
+            Ok(_) => {
+                if action.failed.is_some() {
+                    self.world.failures.remove(&uid);
+                }
+                action.done.clone()
+            }
+            Err(error) => {
+                let message = message(&error);
+                let (name, verb) = (action.regarding.name.as_deref(), action.op.verb());
+                tracing::debug!(component = action.component, object = name, verb, error = message, "action failed");
+                let note = action.failed.clone().map(|note| note.with_cause(&message));
+                note.inspect(|_| drop(self.world.failures.insert(uid, message)))
+            }
+        };
+        if let Some(note) = note {
+            self.recorder.record(&self.client, action.component, &action.regarding, &note, Timestamp::now()).await;
+        }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    fn of(action: &Action) -> Self {
+        let target = action.op.target();
+        let report = if target.is_none() { action.done.as_ref().map(|note| note.message.clone()) } else { None };
+        Self {
+            regarding: action.regarding.uid.clone(),
+            verb: action.op.verb(),
+            kind: target.map(|target| resource_key(&target.resource)).unwrap_or_default(),
+            report: report.unwrap_or_default(),
+        }
+    }
+}
+
+/// What the API said, without the wrapping of the client.
+fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn without_content(event: watcher::Event<PartialObjectMeta>) -> Event {
+    let object = |meta: PartialObjectMeta| DynamicObject {
+        types: meta.types,
+        metadata: meta.metadata,
+        data: serde_json::Value::Null,
+    };
+    match event {
+        watcher::Event::Apply(meta) => Event::Apply(object(meta)),
+        watcher::Event::Delete(meta) => Event::Delete(object(meta)),
+        watcher::Event::Init => Event::Init,
+        watcher::Event::InitApply(meta) => Event::InitApply(object(meta)),
+        watcher::Event::InitDone => Event::InitDone,
+    }
+}
+
+fn log_malformed(resource: &ApiResource, errors: impl IntoIterator<Item = serde_json::Error>) {
+    for error in errors {
+        tracing::warn!(kind = resource.kind, %error, "an object of the API does not have its kind's shape; it is left alone");
+    }
+}
