@@ -1,0 +1,279 @@
+//! The store: every object in memory in order, each write first in a redb file (or nowhere, for tests), one revision for
+//! all, and a bounded history of changes for watches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// Changes kept for watches. A watcher that falls further behind is told to list again (410).
+const HISTORY: usize = 4096;
+
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    /// `group/plural`; the group is empty for the core group.
+    pub kind: String,
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    pub name: String,
+}
+
+/// An object as stored. `value` carries the revision as `metadata.resourceVersion`.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pub key: Key,
+    pub revision: u64,
+    pub value: Value,
+}
+
+/// One write: from `old` to `new`. Neither is absent at the same time.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub revision: u64,
+    pub old: Option<Arc<Object>>,
+    pub new: Option<Arc<Object>>,
+}
+
+/// What a writer believes is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect {
+    Absent,
+    Revision(u64),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the object exists already")]
+    Exists,
+    #[error("the object was changed by another writer")]
+    Changed,
+    #[error("revision {0} is older than the oldest change kept")]
+    Compacted(u64),
+    #[error("cannot open the store {path}: {source}; is another `heddle up` running on this state directory?")]
+    Open { path: String, source: Box<redb::Error> },
+    #[error("the store {path} holds an object that is not JSON: {key}")]
+    Corrupt { path: String, key: String },
+    #[error("cannot write the store: {0}; nothing was changed (is the disk full?)")]
+    Write(Box<redb::Error>),
+    #[error("the writing task ended early")]
+    Interrupted,
+}
+
+/// Objects of one kind by (namespace, name).
+type Objects = BTreeMap<(String, String), Arc<Object>>;
+
+#[derive(Default)]
+struct State {
+    kinds: BTreeMap<String, Objects>,
+    revision: u64,
+    history: VecDeque<Arc<Change>>,
+    /// The greatest revision that is not in `history` any more.
+    forgotten: u64,
+}
+
+struct Inner {
+    /// Held while a write is decided, written to disk and applied: writes are one after another.
+    writer: Mutex<Option<Database>>,
+    state: RwLock<State>,
+    revision: watch::Sender<u64>,
+}
+
+/// A handle; clones share the store.
+#[derive(Clone)]
+pub(crate) struct Store(Arc<Inner>);
+
+impl Store {
+    /// A store that ends with the process.
+    pub(crate) fn memory() -> Self {
+        Store::with(None, State { revision: 1, forgotten: 1, ..State::default() })
+    }
+
+    /// Opens or creates the file at `path` (mode 0600).
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed =
+            |source: redb::Error| StoreError::Open { path: path.display().to_string(), source: Box::new(source) };
+        let file =
+            std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.map_err(|e| failed(redb::Error::Io(e)))?;
+        let backend = FileBackend::new(file).map_err(|e| failed(e.into()))?;
+        let database = Database::builder().create_with_backend(backend).map_err(|e| failed(e.into()))?;
+        let state = load(&database, path)?;
+        Ok(Store::with(Some(database), state))
+    }
+
+    fn with(database: Option<Database>, state: State) -> Self {
+        let (revision, _) = watch::channel(state.revision);
+        Store(Arc::new(Inner { writer: Mutex::new(database), state: RwLock::new(state), revision }))
+    }
+
+    fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.0.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.state().kinds.get(&key.kind)?.get(&(key.namespace.clone(), key.name.clone())).cloned()
+    }
+
+    /// Objects of a kind, of one namespace or of all, in order of (namespace, name), and the revision they are of.
+    pub(crate) fn list(&self, kind: &str, namespace: Option<&str>) -> (Vec<Arc<Object>>, u64) {
+        let state = self.state();
+        let objects = state.kinds.get(kind).map(|all| match namespace {
+            Some(ns) => {
+                let from = (ns.to_owned(), String::new());
+                all.range(from..).take_while(|((n, _), _)| n == ns).map(|(_, o)| o.clone()).collect()
+            }
+            None => all.values().cloned().collect(),
+        });
+        (objects.unwrap_or_default(), state.revision)
+    }
+
+    /// Whether any object of any kind is in the namespace, with an example's kind.
+    pub(crate) fn kinds(&self) -> Vec<String> {
+        self.state().kinds.iter().filter(|(_, objects)| !objects.is_empty()).map(|(kind, _)| kind.clone()).collect()
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.state().revision
+    }
+
+    /// Tells when the revision grows.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+
+    /// At most `limit` changes after `revision`, oldest first.
+    pub(crate) fn changes_after(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Change>>, StoreError> {
+        let state = self.state();
+        if revision < state.forgotten {
+            return Err(StoreError::Compacted(revision));
+        }
+        let start = state.history.partition_point(|change| change.revision <= revision);
+        Ok(state.history.iter().skip(start).take(limit).cloned().collect())
+    }
+
+    /// Stores `value`, which gets its new `metadata.resourceVersion` here.
+    pub(crate) async fn put(&self, key: Key, value: Value, expect: Expect) -> Result<Arc<Object>, StoreError> {
+        let object = self.write(key, Some(value), expect).await?;
+        object.new.clone().ok_or(StoreError::Interrupted)
+    }
+
+    /// Removes the object, which must be at `revision`; returns the change.
+    pub(crate) async fn remove(&self, key: Key, revision: u64) -> Result<Arc<Change>, StoreError> {
+        self.write(key, None, Expect::Revision(revision)).await
+    }
+
+    /// The disk may be slow to answer, so the write happens off the async threads.
+    async fn write(&self, key: Key, value: Option<Value>, expect: Expect) -> Result<Arc<Change>, StoreError> {
+        let store = self.clone();
+        let written = tokio::task::spawn_blocking(move || store.write_now(key, value, expect)).await;
+        written.map_err(|_| StoreError::Interrupted)?
+    }
+
+    fn write_now(&self, key: Key, value: Option<Value>, expect: Expect) -> Result<Arc<Change>, StoreError> {
+        let database = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.get(&key);
+        match (&old, expect) {
+            (Some(_), Expect::Absent) => return Err(StoreError::Exists),
+            (Some(old), Expect::Revision(revision)) if old.revision == revision => {}
+            (None, Expect::Absent) => {}
+            _ => return Err(StoreError::Changed),
+        }
+        let revision = self.state().revision + 1;
+        let new = value.map(|mut value| {
+            value["metadata"]["resourceVersion"] = Value::String(revision.to_string());
+            Arc::new(Object { key: key.clone(), revision, value })
+        });
+        persist(&database, &key, new.as_deref(), revision)?;
+        let change = Arc::new(Change { revision, old, new });
+        self.apply(&key, &change, database);
+        Ok(change)
+    }
+
+    /// Makes a written change visible; takes the writer's lock so that changes appear in order.
+    fn apply(&self, key: &Key, change: &Arc<Change>, _writer: MutexGuard<'_, Option<Database>>) {
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        let place = (key.namespace.clone(), key.name.clone());
+        let objects = state.kinds.entry(key.kind.clone()).or_default();
+        match &change.new {
+            Some(object) => objects.insert(place, object.clone()),
+            None => objects.remove(&place),
+        };
+        state.revision = change.revision;
+        state.history.push_back(change.clone());
+        if state.history.len() > HISTORY
+            && let Some(oldest) = state.history.pop_front()
+        {
+            state.forgotten = oldest.revision;
+        }
+        drop(state);
+        self.0.revision.send_replace(change.revision);
+    }
+}
+
+fn disk_key(key: &Key) -> String {
+    format!("{}\0{}\0{}", key.kind, key.namespace, key.name)
+}
+
+fn load(database: &Database, path: &Path) -> Result<State, StoreError> {
+    let failed = |source: redb::Error| StoreError::Open { path: path.display().to_string(), source: Box::new(source) };
+    let corrupt = |key: &str| StoreError::Corrupt { path: path.display().to_string(), key: key.replace('\0', " ") };
+    let mut state = State { revision: 1, ..State::default() };
+    let read = database.begin_read().map_err(|e| failed(e.into()))?;
+    let objects = match read.open_table(OBJECTS) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(State { forgotten: 1, ..state }),
+        Err(e) => return Err(failed(e.into())),
+    };
+    for entry in objects.iter().map_err(|e| failed(e.into()))? {
+        let (disk_key, bytes) = entry.map_err(|e| failed(e.into()))?;
+        let object = decode(disk_key.value(), bytes.value()).ok_or_else(|| corrupt(disk_key.value()))?;
+        state.revision = state.revision.max(object.revision);
+        let place = (object.key.namespace.clone(), object.key.name.clone());
+        state.kinds.entry(object.key.kind.clone()).or_default().insert(place, Arc::new(object));
+    }
+    let counters = read.open_table(COUNTERS).map_err(|e| failed(e.into()))?;
+    let last = counters.get("revision").map_err(|e| failed(e.into()))?;
+    state.revision = last.map_or(state.revision, |r| r.value().max(state.revision));
+    state.forgotten = state.revision;
+    Ok(state)
+}
+
+fn decode(disk_key: &str, bytes: &[u8]) -> Option<Object> {
+    let mut parts = disk_key.split('\0').map(str::to_owned);
+    let key = Key { kind: parts.next()?, namespace: parts.next()?, name: parts.next()? };
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let revision = value["metadata"]["resourceVersion"].as_str()?.parse().ok()?;
+    Some(Object { key, revision, value })
+}
+
+/// Writes one change in one transaction. Events and leases may be lost by a crash of the machine, in return for not
+/// waiting for the disk; the next write of another kind makes them durable too.
+fn persist(database: &Option<Database>, key: &Key, object: Option<&Object>, revision: u64) -> Result<(), StoreError> {
+    let Some(database) = database else { return Ok(()) };
+    let write = || -> Result<(), redb::Error> {
+        let mut transaction = database.begin_write()?;
+        if matches!(key.kind.as_str(), "/events" | "coordination.k8s.io/leases") {
+            transaction.set_durability(Durability::None)?;
+        }
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            match object {
+                Some(object) => objects.insert(disk_key(key).as_str(), object.value.to_string().as_bytes())?,
+                None => objects.remove(disk_key(key).as_str())?,
+            };
+            transaction.open_table(COUNTERS)?.insert("revision", revision)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    };
+    write().map_err(|e| StoreError::Write(Box::new(e)))
+}
