@@ -74,8 +74,6 @@ enum Failed {
     Bundle(#[from] heddle_identity::InvalidBundle),
     #[error("the new certificate has already expired by this machine's clock")]
     Expired,
-    #[error("the control plane ended the stream")]
-    Ended,
 }
 
 /// How long a connection may take to be made, and a signature to come.
@@ -157,14 +155,15 @@ impl Client {
         let (mut applied, mut backoff) = (Applied::default(), Backoff::default());
         loop {
             let began = Instant::now();
-            if let Err(error) = self.discover(channel, &mut applied).await {
-                tell(&mut backoff, began, "configuration", &error);
+            match self.discover(channel, &mut applied).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => tell(&mut backoff, began, "configuration", &error),
             }
             backoff.wait().await;
         }
     }
 
-    /// One stream, until it fails.
+    /// One stream, until it ends.
     async fn discover(&self, channel: &Channel, applied: &mut Applied) -> Result<(), Failed> {
         let (requests, stream) = mpsc::channel(1);
         requests.try_send(applied.subscription()).ok();
@@ -185,9 +184,11 @@ impl Client {
                     reason, "a configuration is refused; the last good one stays"
                 ),
             }
-            requests.send(reply).await.map_err(|_| Failed::Ended)?;
+            if requests.send(reply).await.is_err() {
+                break;
+            }
         }
-        Err(Failed::Ended)
+        Ok(())
     }
 
     // --- certificate ---
@@ -243,7 +244,8 @@ impl Client {
         loop {
             let began = Instant::now();
             match self.report(channel).await {
-                Ok(()) => return,
+                Ok(()) if self.reports.has_changed().is_err() => return,
+                Ok(()) => backoff.reset(),
                 Err(error) => tell(&mut backoff, began, "report", &error),
             }
             backoff.wait().await;

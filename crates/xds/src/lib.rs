@@ -12,6 +12,7 @@ mod backoff;
 mod client;
 mod connection;
 mod delta;
+mod encode;
 mod proto;
 mod server;
 mod services;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::encode::Encoder;
 use crate::services::{AuthorityService, Discovery, TelemetryService};
 use crate::{ALPN, MAX_MESSAGE, connection};
 
@@ -117,6 +118,7 @@ pub enum ServeError {
 pub(crate) struct Shared<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) proxies: watch::Sender<Proxies>,
+    pub(crate) encoder: Encoder,
     /// Becomes true when the server is to end.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -154,7 +156,8 @@ impl<B: Backend> Server<B> {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let (stop, stopping) = watch::channel(false);
         let stopped = wait_for_stop(stopping.clone());
-        let shared = Arc::new(Shared { backend: self.backend, proxies: self.proxies, stopping });
+        let shared =
+            Arc::new(Shared { backend: self.backend, proxies: self.proxies, encoder: Encoder::default(), stopping });
         let discovery =
             AggregatedDiscoveryServiceServer::new(Discovery(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
         let serving = tonic::transport::Server::builder()
@@ -199,6 +202,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
+    /// What ends a stream before its peer does.
     pub(crate) fn stopping(&self) -> Status {
         Status::unavailable("the control plane is ending")
     }

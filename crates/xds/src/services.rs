@@ -33,7 +33,8 @@ pub(crate) struct Discovery<B>(pub(crate) Arc<Shared<B>>);
 pub(crate) struct AuthorityService<B>(pub(crate) Arc<Shared<B>>);
 pub(crate) struct TelemetryService<B>(pub(crate) Arc<Shared<B>>);
 
-/// How long a stream lives on the token it began with. The proxy comes back with its newest one, and misses nothing.
+/// How long a stream lives on the token it began with. Then it ends without an error; the proxy comes back with its
+/// newest token, and misses nothing.
 const STREAM_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,7 +65,7 @@ impl<B: Backend> AggregatedDiscoveryService for Discovery<B> {
             let ended = tokio::select! {
                 () = responses.closed() => Ok(()),
                 () = wait_for_stop(shared.stopping.clone()) => Err(shared.stopping()),
-                () = tokio::time::sleep(STREAM_LIFETIME) => Err(Status::unavailable("prove your identity again")),
+                () = tokio::time::sleep(STREAM_LIFETIME) => Ok(()),
                 ended = converse(&shared, &caller, request.into_inner(), &responses) => ended,
             };
             if let Err(status) = ended {
@@ -96,7 +97,7 @@ async fn converse<B: Backend>(
             changed = configs.changed() => {
                 changed.map_err(|_| Status::unavailable("this pod is no longer in the mesh"))?;
                 let config = configs.borrow_and_update().clone();
-                config.iter().for_each(|config| delta.aim(config));
+                config.iter().for_each(|config| delta.aim(shared.encoder.encode(config)));
             }
         }
         match delta.next() {
@@ -194,7 +195,7 @@ impl<B: Backend> TelemetryService<B> {
         };
         tokio::select! {
             () = wait_for_stop(shared.stopping.clone()) => Err(shared.stopping()),
-            () = tokio::time::sleep(STREAM_LIFETIME) => Err(Status::unavailable("prove your identity again")),
+            () = tokio::time::sleep(STREAM_LIFETIME) => Ok(Response::new(ReportResponse {})),
             taken = take => taken,
         }
     }
