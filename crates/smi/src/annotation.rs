@@ -3,6 +3,9 @@
 //! Whatever they hold, they only narrow what the object around them grants or selects: without them it would be
 //! more. One that cannot be read, or that no longer fits the object, makes the conversion or the parse fail.
 
+use serde_json::{Map, Value};
+
+use crate::convert::object_mut;
 use crate::{Invalid, InvalidReason};
 
 /// On a TrafficTarget of v1alpha3 and v1alpha4: `destination.port` of v1alpha1 and v1alpha2 (A14), in decimal digits.
@@ -31,4 +34,46 @@ pub(crate) fn port(text: &str) -> Result<u16, Invalid> {
         Invalid::new(field(DESTINATION_PORT), InvalidReason::Value, format!("`{text}` is not a port"))
             .hint("the annotation limits the target to one port, 1 to 65535; without it every port is granted")
     })
+}
+
+/// The text of an annotation.
+pub(crate) fn get(object: &Map<String, Value>, name: &str) -> Result<Option<String>, Invalid> {
+    match object.get("metadata").and_then(|metadata| metadata.get("annotations")).and_then(|all| all.get(name)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Invalid::new(field(name), InvalidReason::Type, "must be a string")),
+    }
+}
+
+/// The text of an annotation, which goes away. An object of annotations that is empty then goes too.
+pub(crate) fn take(object: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Invalid> {
+    let text = get(object, name)?;
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata
+        && let Some(Value::Object(annotations)) = metadata.get_mut("annotations")
+        && annotations.remove(name).is_some()
+        && annotations.is_empty()
+    {
+        metadata.remove("annotations");
+    }
+    Ok(text)
+}
+
+pub(crate) fn set(object: &mut Map<String, Value>, name: &str, text: &str) -> Result<(), Invalid> {
+    let metadata = object.entry("metadata").or_insert_with(|| Map::new().into());
+    let metadata = object_mut(metadata, "metadata")?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| Map::new().into());
+    if annotations.is_null() {
+        *annotations = Map::new().into();
+    }
+    object_mut(annotations, "metadata.annotations")?.insert(name.to_owned(), text.into());
+    Ok(())
+}
+
+/// Keeps a value as JSON, or removes what was kept when there is none.
+pub(crate) fn keep(object: &mut Map<String, Value>, name: &str, value: Option<Value>) -> Result<(), Invalid> {
+    match value {
+        Some(value) => set(object, name, &value.to_string()),
+        None => take(object, name).map(drop),
+    }
 }

@@ -1,8 +1,13 @@
-//! Any SMI resource, read from JSON of any version.
+//! Any resource, read from JSON of any version.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value};
 
-use crate::{HttpRouteGroup, IdentityBinding, Invalid, MeshConfig, TcpRoute, TrafficSplit, TrafficTarget, UdpRoute};
+use crate::validate::{Found, validate};
+use crate::{
+    Headers, HttpRouteGroup, IdentityBinding, Invalid, InvalidReason, Kind, MeshConfig, TcpRoute, TrafficSplit,
+    TrafficTarget, UdpRoute, Version, convert, crd, path, schema,
+};
 
 /// A resource of any kind, in its newest version.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,14 +25,161 @@ pub enum Resource {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Parsed {
     pub resource: Resource,
+    /// The version it was written in.
+    pub version: Version,
     /// Mistakes that cost a part of the resource its effect and are no reason to refuse it, such as a source of an
     /// unknown kind (A26).
     pub warnings: Vec<Invalid>,
 }
 
+/// Reads an object of any kind and version, converts it to the newest and checks it.
+///
+/// All that is wrong is reported at once, with the fields of the version it was written in. Of an object that is
+/// refused nothing may take effect.
+///
+/// # Errors
+///
+/// When the object is of no known kind and version, has another shape, cannot be converted, or says what cannot be.
+pub fn parse(value: &Value) -> Result<Parsed, Vec<Invalid>> {
+    let (kind, version) = Kind::of(value).map_err(|invalid| vec![invalid])?;
+    let mut value = value.clone();
+    remove_nulls(&mut value);
+    let errors = check_shape(kind, version, &value);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let in_version = |invalid| in_version(kind, version, invalid);
+    convert::to_hub(kind, version, &mut value).map_err(|invalid| vec![in_version(invalid)])?;
+    let mut resource = Resource::decode(kind, value).map_err(|invalid| vec![in_version(invalid)])?;
+    let mut found = Found::default();
+    validate(&mut resource, &mut found);
+    if found.errors.is_empty() {
+        let warnings = found.warnings.into_iter().map(in_version).collect();
+        Ok(Parsed { resource, version, warnings })
+    } else {
+        Err(found.errors.into_iter().map(in_version).collect())
+    }
+}
+
+/// Corrects what was commonly written wrong and can only have meant one thing: `matches` outside `spec`. `None` when
+/// there is nothing to correct.
+pub fn fix(value: &Value) -> Option<Value> {
+    let (kind, version) = Kind::of(value).ok()?;
+    let under_spec = crd::absent(kind, version).any(|absent| absent.field() == "matches");
+    let mut fixed = value.as_object()?.clone();
+    let matches = fixed.remove("matches").filter(|_| under_spec)?;
+    let spec = fixed.entry("spec").or_insert_with(|| Map::new().into()).as_object_mut()?;
+    if spec.contains_key("matches") {
+        return None;
+    }
+    spec.insert("matches".to_owned(), matches);
+    Some(fixed.into())
+}
+
+/// Checks the fields against the schema of their version.
+fn check_shape(kind: Kind, version: Version, value: &Value) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    let Some(schema) = crd::schema(kind, version) else { return found };
+    schema::check(schema, value, "", &mut found);
+    // Status is the mesh's own and no reason to refuse what people wrote.
+    found.retain(|invalid| invalid.field != "status" && !invalid.field.starts_with("status."));
+    for absent in crd::absent(kind, version) {
+        let field = absent.field();
+        if let Some(invalid) = found.iter_mut().find(|invalid| invalid.field == field) {
+            invalid.hint = Some(absent.hint.to_owned());
+        }
+    }
+    let misplaced = found.iter().any(|invalid| invalid.field == "matches");
+    if kind.has_spec(version) && value.get("spec").is_none() && !misplaced && found.iter().all(|i| i.field != "spec") {
+        found.push(Invalid::new("spec", InvalidReason::Required, "is missing"));
+    }
+    check_metadata(value, &mut found);
+    if kind == Kind::HttpRouteGroup {
+        check_headers(version, value, &mut found);
+    }
+    found
+}
+
+fn check_metadata(value: &Value, found: &mut Vec<Invalid>) {
+    let Some(metadata) = value.get("metadata") else {
+        found.push(Invalid::new("metadata", InvalidReason::Required, "is missing").hint("write metadata.name"));
+        return;
+    };
+    schema::check(crd::metadata(), metadata, "metadata", found);
+    if let Some(name) = metadata.get("name").and_then(Value::as_str) {
+        if !is_dns_subdomain(name) {
+            let message =
+                format!("`{name}` is no name: lower-case letters, digits, `-` and `.`, at most 253 characters");
+            found.push(Invalid::new("metadata.name", InvalidReason::Value, message));
+        }
+    } else if metadata.get("generateName").is_none() {
+        found.push(Invalid::new("metadata.name", InvalidReason::Required, "is missing"));
+    }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+fn check_headers(version: Version, value: &Value, found: &mut Vec<Invalid>) {
+    let (holder, field) = match version {
+        Version::V1Alpha1 | Version::V1Alpha2 => (value.get("matches"), "matches"),
+        _ => (value.get("spec").and_then(|spec| spec.get("matches")), "spec.matches"),
+    };
+    for (index, rule) in holder.and_then(Value::as_array).into_iter().flatten().enumerate() {
+        if let Some(Err(error)) = rule.get("headers").map(Headers::from_value) {
+            let field = path::key(&path::item(field, index), "headers");
+            found.push(Invalid::new(field, InvalidReason::Value, error.to_string()));
+        }
+    }
+}
+
+/// The field of the newest version that a mistake names, as the version calls it that the resource was written in.
+fn in_version(kind: Kind, version: Version, invalid: Invalid) -> Invalid {
+    let renamed: &[(&str, &str)] = match (kind, version) {
+        (Kind::TrafficTarget, Version::V1Alpha1) => {
+            &[("spec.rules", "specs"), ("spec.sources", "sources"), ("spec.destination", "destination")]
+        }
+        (Kind::HttpRouteGroup, Version::V1Alpha1 | Version::V1Alpha2) => &[("spec.matches", "matches")],
+        _ => &[],
+    };
+    let found = renamed.iter().find_map(|(new, old)| Some((old, invalid.field.strip_prefix(new)?)));
+    match found {
+        Some((old, rest)) => Invalid { field: format!("{old}{rest}"), ..invalid },
+        None => invalid,
+    }
+}
+
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
 // === impl Resource ===
 
 impl Resource {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::TrafficTarget(_) => Kind::TrafficTarget,
+            Self::IdentityBinding(_) => Kind::IdentityBinding,
+            Self::HttpRouteGroup(_) => Kind::HttpRouteGroup,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::UdpRoute(_) => Kind::UdpRoute,
+            Self::TrafficSplit(_) => Kind::TrafficSplit,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
+
     pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::TrafficTarget(resource) => &resource.metadata,
@@ -38,5 +190,25 @@ impl Resource {
             Self::TrafficSplit(resource) => &resource.metadata,
             Self::MeshConfig(resource) => &resource.metadata,
         }
+    }
+
+    /// Decodes an object of the newest version whose shape was checked. Its status is left out.
+    fn decode(kind: Kind, mut value: Value) -> Result<Self, Invalid> {
+        if let Some(object) = value.as_object_mut() {
+            object.remove("status");
+            if kind == Kind::MeshConfig {
+                object.entry("spec").or_insert_with(|| Map::new().into());
+            }
+        }
+        let decoded = match kind {
+            Kind::TrafficTarget => serde_json::from_value(value).map(Self::TrafficTarget),
+            Kind::IdentityBinding => serde_json::from_value(value).map(Self::IdentityBinding),
+            Kind::HttpRouteGroup => serde_json::from_value(value).map(Self::HttpRouteGroup),
+            Kind::TcpRoute => serde_json::from_value(value).map(Self::TcpRoute),
+            Kind::UdpRoute => serde_json::from_value(value).map(Self::UdpRoute),
+            Kind::TrafficSplit => serde_json::from_value(value).map(Self::TrafficSplit),
+            Kind::MeshConfig => serde_json::from_value(value).map(Self::MeshConfig),
+        };
+        decoded.map_err(|error| Invalid::new("", InvalidReason::Value, error.to_string()))
     }
 }

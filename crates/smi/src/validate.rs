@@ -1,0 +1,157 @@
+//! What a schema cannot say of a resource. Works on the newest version; the fields it names are of that version.
+
+use regex::bytes::RegexBuilder;
+
+use crate::{
+    HttpMatch, HttpRouteGroup, IdentityBinding, Invalid, InvalidReason, Resource, SubjectKind, TrafficTarget, path,
+};
+
+/// The length a regular expression may have, in bytes.
+const PATTERN_LENGTH_LIMIT: usize = 4096;
+/// The size a regular expression may compile to, in bytes. This and the other limit are those of the data plane.
+const PATTERN_SIZE_LIMIT: usize = 256 * 1024;
+
+/// What was found: mistakes that make the resource void, and others.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) errors: Vec<Invalid>,
+    pub(crate) warnings: Vec<Invalid>,
+}
+
+/// Checks a resource, and normalises its SPIFFE IDs.
+pub(crate) fn validate(resource: &mut Resource, found: &mut Found) {
+    match resource {
+        Resource::TrafficTarget(target) => traffic_target(target, found),
+        Resource::IdentityBinding(binding) => identity_binding(binding, found),
+        Resource::HttpRouteGroup(group) => http_route_group(group, found),
+        Resource::MeshConfig(config) => {
+            if config.metadata.name.as_deref() != Some(crate::MESH_CONFIG_NAME) {
+                let message = "the one MeshConfig that counts is named `default`";
+                found.errors.push(Invalid::new("metadata.name", InvalidReason::Value, message));
+            }
+        }
+        Resource::TcpRoute(_) | Resource::UdpRoute(_) | Resource::TrafficSplit(_) => {}
+    }
+}
+
+fn traffic_target(target: &TrafficTarget, found: &mut Found) {
+    found.errors.extend(target.port().err());
+    // The schemas of v1alpha3 and v1alpha4 refuse empty lists; those of older versions let them be (A13).
+    for (field, empty) in
+        [("spec.rules", target.spec.rules.is_empty()), ("spec.sources", target.spec.sources.is_empty())]
+    {
+        if empty {
+            let message = "is empty, so the target grants nothing";
+            found.warnings.push(Invalid::new(field, InvalidReason::Required, message));
+        }
+    }
+    for (index, source) in target.spec.sources.iter().enumerate() {
+        if let SubjectKind::Other(kind) = &source.kind {
+            let field = path::key(&path::item("spec.sources", index), "kind");
+            let message = format!("`{kind}` names no identity, so this source is granted nothing");
+            let invalid = Invalid::new(field, InvalidReason::NotSupported, message);
+            found.warnings.push(invalid.hint("supported: ServiceAccount, IdentityBinding"));
+        }
+    }
+}
+
+fn identity_binding(binding: &mut IdentityBinding, found: &mut Found) {
+    let schemes = &mut binding.spec.schemes;
+    if schemes.pod_label_selector.is_some() && schemes.service_account.is_some() {
+        for (field, other) in [("podLabelSelector", "serviceAccount"), ("serviceAccount", "podLabelSelector")] {
+            let field = path::key("spec.schemes", field);
+            let invalid = Invalid::new(field, InvalidReason::Forbidden, format!("excludes {other}"));
+            found.errors.push(invalid.hint("write two IdentityBindings, and name both where either may be"));
+        }
+    }
+    for (index, id) in schemes.spiffe_identities.iter_mut().enumerate() {
+        let field = path::item("spec.schemes.spiffeIdentities", index);
+        if !id.contains("://") {
+            *id = format!("spiffe://{id}");
+            let message = format!("has no scheme and is read as `{id}`");
+            found.warnings.push(Invalid::new(&field, InvalidReason::Value, message).hint("write the scheme"));
+        }
+        if let Err(message) = check_spiffe_id(id) {
+            found.errors.push(Invalid::new(field, InvalidReason::Value, message));
+        }
+    }
+}
+
+/// By the SPIFFE ID specification, section 2.
+fn check_spiffe_id(id: &str) -> Result<(), String> {
+    let rest = id.strip_prefix("spiffe://").ok_or_else(|| format!("`{id}` does not start with spiffe://"))?;
+    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
+    let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(in_domain) {
+        return Err(format!("`{domain}` is no trust domain: 1 to 255 of a-z, 0-9, `.`, `-` and `_`"));
+    }
+    let in_segment = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let segment = |text: &str| !matches!(text, "" | "." | "..") && text.bytes().all(in_segment);
+    match path {
+        Some(path) if !path.split('/').all(segment) => {
+            Err(format!("`/{path}` is no path of a SPIFFE ID: segments of a-z, A-Z, 0-9, `.`, `-` and `_`, none empty"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn http_route_group(group: &HttpRouteGroup, found: &mut Found) {
+    if group.spec.matches.is_empty() {
+        let message = "is empty, so no request belongs to the group";
+        found.warnings.push(Invalid::new("spec.matches", InvalidReason::Required, message));
+    }
+    for (index, rule) in group.spec.matches.iter().enumerate() {
+        http_match(rule, &path::item("spec.matches", index), found);
+    }
+}
+
+fn http_match(rule: &HttpMatch, field: &str, found: &mut Found) {
+    if let Some(pattern) = &rule.path_regex {
+        let field = path::key(field, "pathRegex");
+        match check_pattern(pattern, &format!(r"\A(?:{pattern})")) {
+            Err(message) => found.errors.push(Invalid::new(field, InvalidReason::Value, message)),
+            Ok(()) if pattern.starts_with(|first: char| first.is_ascii_alphanumeric()) => {
+                let message = "matches from the start of the path, and every path starts with `/`";
+                found
+                    .warnings
+                    .push(Invalid::new(field, InvalidReason::Value, message).hint(format!("write `/{pattern}`")));
+            }
+            Ok(()) => {}
+        }
+    }
+    for (name, pattern) in rule.headers.iter() {
+        let field = path::key(&path::key(field, "headers"), name);
+        if !is_header_name(name) {
+            found.errors.push(Invalid::new(field, InvalidReason::Value, format!("`{name}` is no header name")));
+        } else if let Err(message) = check_pattern(pattern, &format!(r"\A(?:{pattern})\z")) {
+            found.errors.push(Invalid::new(field, InvalidReason::Value, message));
+        }
+    }
+}
+
+/// A token of RFC 9110, or the pseudo-header `:authority` (S13).
+fn is_header_name(name: &str) -> bool {
+    let in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    name == ":authority" || (!name.is_empty() && name.bytes().all(in_token))
+}
+
+/// Whether a pattern can be compiled, alone and with its anchors: `a)(b` must not become valid by a group around it.
+fn check_pattern(pattern: &str, anchored: &str) -> Result<(), String> {
+    if pattern.len() > PATTERN_LENGTH_LIMIT {
+        return Err(format!("is longer than {PATTERN_LENGTH_LIMIT} bytes"));
+    }
+    for text in [pattern, anchored] {
+        let compiled =
+            RegexBuilder::new(text).size_limit(PATTERN_SIZE_LIMIT).dfa_size_limit(PATTERN_SIZE_LIMIT).build();
+        compiled.map_err(|error| match error {
+            regex::Error::CompiledTooBig(limit) => format!("compiles to more than {limit} bytes"),
+            error => format!("is not a regular expression: {}", last_line(&error.to_string())),
+        })?;
+    }
+    Ok(())
+}
+
+/// The parser's message draws the pattern over several lines, and says what is wrong in the last.
+fn last_line(message: &str) -> &str {
+    message.lines().last().map_or(message, |line| line.trim_start_matches("error: "))
+}
