@@ -1,4 +1,9 @@
-//! One machine: an embedded Kubernetes API and a runner of pods as processes.
+//! One machine: an embedded Kubernetes API, its controllers, and a kubelet that runs pods as processes.
 
 pub mod api;
 pub mod controllers;
+pub mod kubelet;
+mod namespace;
+pub mod net;
+
+pub use namespace::NetNamespace;

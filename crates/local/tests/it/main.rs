@@ -1,3 +1,4 @@
 //! The crate from outside: one module per area.
 
 mod api;
+mod kubelet;

@@ -1,0 +1,326 @@
+//! The life of one pod: network, volumes, proxy, init containers, containers, and the way back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::container::{Control, RestartPolicy, Runner};
+use super::context::Context;
+use super::event::Kind;
+use super::mesh;
+use super::state::{MeshState, Waiting, is_sidecar};
+use super::status::{phase, pod_status};
+use super::unsupported::unsupported;
+
+/// What is running of a pod.
+pub(super) struct Worker {
+    pod: Arc<Context>,
+    /// Sidecars in the order of their start.
+    sidecars: Vec<(String, JoinHandle<()>)>,
+    containers: Vec<(String, JoinHandle<()>)>,
+    proxy: Option<(watch::Sender<Control>, JoinHandle<()>)>,
+    volumes: JoinSet<()>,
+}
+
+/// Why a pod is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leave {
+    /// It was deleted: it gets this long, and its object goes when it is done.
+    Deleted(Duration),
+    /// Its object is gone already.
+    Gone,
+    /// The node stops; the pod starts again with it.
+    NodeStops(Duration),
+}
+
+/// How long to wait before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Pods that nobody waits for any more get this long.
+const GONE_GRACE: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Runs a pod from its start to its end. `leave` says when it is to end.
+    pub(super) async fn run(pod: Arc<Context>, mut leave: watch::Receiver<Option<Leave>>) {
+        let mut worker =
+            Self { pod, sidecars: Vec::new(), containers: Vec::new(), proxy: None, volumes: JoinSet::new() };
+        let reporting = tokio::spawn(report(worker.pod.clone()));
+        let known = worker.pod.pod().status.as_ref().and_then(|status| status.phase.clone());
+        if !matches!(known.as_deref(), Some("Succeeded" | "Failed")) {
+            tokio::select! {
+                () = worker.live() => {}
+                _ = leave.wait_for(Option::is_some) => {}
+            }
+            let left = *leave.borrow();
+            worker.end(left).await;
+            reporting.abort();
+            write_status(&worker.pod).await;
+        }
+        reporting.abort();
+        let left = leave.wait_for(Option::is_some).await.ok().and_then(|left| *left);
+        worker.forget(left).await;
+    }
+
+    /// Starts everything in its order, and returns when nothing is left to run.
+    async fn live(&mut self) {
+        self.warn_of_unsupported();
+        self.pod.state.send_modify(|state| {
+            state.started_at.get_or_insert_with(Timestamp::now);
+        });
+        let meshed = self.make_network().await;
+        self.make_volumes(meshed).await;
+        if meshed {
+            self.start_proxy();
+        }
+        if self.initialize().await {
+            self.start_containers();
+            for (_, container) in &mut self.containers {
+                container.await.ok();
+            }
+        }
+    }
+
+    fn warn_of_unsupported(&self) {
+        let fields = unsupported(&self.pod.spec());
+        if fields.is_empty() {
+            return;
+        }
+        let list: Vec<_> = fields.iter().map(|(field, why)| format!("{field} ({why})")).collect();
+        self.pod.event(None, Kind::Warning, "NotHonoured", &format!("Not honoured on this node: {}", list.join("; ")));
+    }
+
+    /// Gives the pod its network, and tells whether it has a proxy.
+    async fn make_network(&self) -> bool {
+        let pod = &self.pod;
+        loop {
+            match self.try_network().await {
+                Ok(meshed) => {
+                    pod.state.send_modify(|state| {
+                        state.ip = pod.sandbox.get().map(|sandbox| sandbox.ip);
+                        state.blocked = None;
+                    });
+                    return meshed;
+                }
+                Err(error) => self.blocked("FailedCreatePodSandBox", &error).await,
+            }
+        }
+    }
+
+    async fn try_network(&self) -> Result<bool, String> {
+        let pod = &self.pod;
+        let namespace = Api::<core::Namespace>::all(pod.shared.client.clone()).get_opt(&pod.namespace()).await;
+        let namespace = namespace.map_err(|error| format!("cannot read the pod's namespace: {error}"))?;
+        let meshed = mesh::is_meshed(&pod.pod(), namespace.as_ref()) && !pod.shared.config.mesh.program.is_empty();
+        let host_network = pod.spec().host_network.unwrap_or(false);
+        let sandbox = pod.shared.network.sandbox(host_network, meshed).await.map_err(|error| error.to_string())?;
+        pod.sandbox.set(sandbox).ok();
+        Ok(meshed)
+    }
+
+    /// Fills the pod's volumes, and keeps them as their sources are.
+    async fn make_volumes(&mut self, meshed: bool) {
+        let pod = self.pod.clone();
+        let mut keeper = super::keeper::Keeper::new(pod, meshed);
+        loop {
+            match keeper.refresh().await {
+                Ok(()) => break,
+                Err(error) => self.blocked("FailedMount", &error).await,
+            }
+        }
+        self.pod.state.send_modify(|state| state.blocked = None);
+        self.volumes.spawn(keeper.keep());
+    }
+
+    /// Shows why the pod cannot start yet, and waits a little.
+    async fn blocked(&self, reason: &'static str, message: &str) {
+        self.pod.event(None, Kind::Warning, reason, message);
+        self.pod.state.send_modify(|state| state.blocked = Some(Waiting::new(reason, message)));
+        tokio::time::sleep(RETRY).await;
+    }
+
+    fn start_proxy(&mut self) {
+        self.pod.state.send_modify(|state| state.mesh = MeshState::Starting("the proxy starts".to_owned()));
+        let (control, told) = watch::channel(Control::default());
+        self.proxy = Some((control, tokio::spawn(mesh::run(self.pod.clone(), told))));
+    }
+
+    /// Runs the init containers one after the other. False when one has failed for good.
+    async fn initialize(&mut self) -> bool {
+        let spec = self.pod.spec();
+        let policy = match RestartPolicy::of(&spec) {
+            RestartPolicy::Never => RestartPolicy::Never,
+            RestartPolicy::Always | RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+        };
+        for (index, container) in spec.init_containers.into_iter().flatten().enumerate() {
+            let name = container.name.clone();
+            let at = format!("spec.initContainers[{index}]");
+            if is_sidecar(&container) {
+                let task = self.start(container, at, RestartPolicy::Always);
+                self.sidecars.push((name.clone(), task));
+                let mut state = self.pod.state.subscribe();
+                let started = state.wait_for(|state| state.container(&name).is_none_or(|container| container.started));
+                started.await.ok();
+            } else {
+                let task = self.start(container, at, policy);
+                self.containers.push((name.clone(), task));
+                if let Some((_, task)) = self.containers.last_mut() {
+                    task.await.ok();
+                }
+                self.containers.pop();
+                let state = self.pod.state.borrow();
+                if state.container(&name).and_then(|state| state.ended()).is_none_or(|end| end.code != 0) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn start_containers(&mut self) {
+        let spec = self.pod.spec();
+        let policy = RestartPolicy::of(&spec);
+        for (index, container) in spec.containers.into_iter().enumerate() {
+            let name = container.name.clone();
+            let task = self.start(container, format!("spec.containers[{index}]"), policy);
+            self.containers.push((name, task));
+        }
+    }
+
+    fn start(&self, spec: core::Container, at: String, policy: RestartPolicy) -> JoinHandle<()> {
+        let control = self.pod.controls.get(&spec.name).map(watch::Sender::subscribe);
+        let control = control.unwrap_or_else(|| watch::channel(Control::default()).1);
+        self.pod.state.send_modify(|state| {
+            if let Some(state) = state.container_mut(&spec.name) {
+                state.current = super::state::Phase::Waiting(Waiting { reason: "ContainerCreating", message: None });
+            }
+        });
+        tokio::spawn(Runner { pod: self.pod.clone(), spec, at, policy, control }.run())
+    }
+
+    /// Stops what still runs: containers together, then sidecars from last to first, then the proxy.
+    async fn end(&mut self, leave: Option<Leave>) {
+        let grace = match leave {
+            Some(Leave::Deleted(grace) | Leave::NodeStops(grace)) => grace,
+            Some(Leave::Gone) => GONE_GRACE,
+            None => self.pod.grace(),
+        };
+        let deadline = Instant::now() + grace;
+        for (name, _) in &self.containers {
+            self.stop(name, deadline);
+        }
+        for (_, task) in self.containers.drain(..) {
+            task.await.ok();
+        }
+        for (name, task) in std::mem::take(&mut self.sidecars).into_iter().rev() {
+            self.stop(&name, deadline);
+            task.await.ok();
+        }
+        if let Some((control, task)) = self.proxy.take() {
+            control.send_replace(Control { stop: Some(deadline), generation: 0 });
+            task.await.ok();
+        }
+        self.volumes.shutdown().await;
+        if let Some(sandbox) = self.pod.sandbox.get().filter(|sandbox| !sandbox.of_node) {
+            self.pod.shared.network.release(sandbox.ip);
+        }
+        remove_dir(&self.pod.dir);
+    }
+
+    fn stop(&self, container: &str, deadline: Instant) {
+        if let Some(control) = self.pod.controls.get(container) {
+            control.send_modify(|control| control.stop = Some(deadline));
+        }
+    }
+
+    /// Lets the API forget a deleted pod, and removes its logs.
+    async fn forget(&self, leave: Option<Leave>) {
+        if matches!(leave, Some(Leave::Deleted(_))) {
+            delete(&self.pod).await;
+        }
+        if matches!(leave, Some(Leave::Deleted(_) | Leave::Gone)) {
+            remove_dir(&self.pod.log_dir);
+        }
+    }
+}
+
+fn remove_dir(directory: &std::path::Path) {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, directory = %directory.display(), "cannot remove a pod's directory");
+        }
+        _ => {}
+    }
+}
+
+/// Writes the pod's status whenever it changes.
+async fn report(pod: Arc<Context>) {
+    let mut state = pod.state.subscribe();
+    let mut gates = pod.pod.subscribe();
+    loop {
+        state.borrow_and_update();
+        gates.borrow_and_update();
+        write_status(&pod).await;
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            changed = gates.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Writes the pod's status, until the API has taken it or the pod is gone.
+async fn write_status(pod: &Context) {
+    let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
+    for _ in 0..10 {
+        let seen = pod.pod();
+        let status = pod_status(&seen, &pod.state.borrow(), pod.shared.network.node_ip(), Timestamp::now());
+        if seen.status.as_ref() == Some(&status) {
+            return;
+        }
+        let patch = status_patch(&seen, &status);
+        match api.patch_status(&pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
+                tracing::debug!(pod = pod.name(), error = %answer, "a pod's status was refused");
+                return;
+            }
+            Err(error) => tracing::warn!(pod = pod.name(), %error, "a pod's status could not be written"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The status as a patch of this very pod: what has no value any more is taken away.
+fn status_patch(pod: &core::Pod, status: &core::PodStatus) -> serde_json::Value {
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    for field in ["message", "reason", "podIP", "podIPs"] {
+        if value.get(field).is_none() {
+            value[field] = serde_json::Value::Null;
+        }
+    }
+    serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": value})
+}
+
+async fn delete(pod: &Context) {
+    let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
+    let preconditions = Preconditions { uid: pod.pod().metadata.uid.clone(), resource_version: None };
+    let now = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default().grace_period(0) };
+    for _ in 0..10 {
+        match api.delete(&pod.name(), &now).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return,
+            Err(error) => tracing::warn!(pod = pod.name(), %error, "a pod that ended could not be deleted"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Whether a pod runs no more and will not run again.
+pub(super) fn is_finished(pod: &Context) -> bool {
+    matches!(phase(&pod.state.borrow(), &pod.spec()), "Succeeded" | "Failed")
+}
