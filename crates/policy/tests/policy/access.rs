@@ -206,6 +206,12 @@ fn a31_a_denial_is_403() {
 }
 
 #[test]
+fn a32_http_without_any_target_is_answered_403() {
+    let answer = reason(Inbound::default().decide_request(&peer("a/a"), PORT, &get("/"))).map(Reason::status);
+    assert_eq!(answer, Some(403));
+}
+
+#[test]
 fn a33_options_is_a_method_like_others() {
     let inbound = inbound("enforce", &[authorization("t", &["a/a"], books())]);
     let preflight = inbound.decide_request(&peer("a/a"), PORT, &request("OPTIONS", "/books"));

@@ -1,0 +1,180 @@
+//! Subjects of TrafficTargets to identities: ServiceAccounts, and IdentityBindings with their schemes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use heddle_policy::{InvalidSpiffeId, Origin, PodName, Source, SpiffeId};
+use heddle_smi::{IdentityBinding, Schemes, Subject, SubjectKind, TrafficTarget};
+
+use crate::facts::{Fact, Labels};
+use crate::settings::Settings;
+use crate::workloads::Workloads;
+use crate::{Problem, ProblemReason, ResourceSet};
+
+/// Resolves the subjects of targets.
+pub(crate) struct Identities<'a> {
+    pub(crate) set: &'a ResourceSet,
+    pub(crate) settings: &'a Settings,
+    pub(crate) workloads: &'a Workloads<'a>,
+}
+
+// === impl Identities ===
+
+impl Identities<'_> {
+    /// Who the sources of a target are. What does not resolve is a problem and grants nothing (I6).
+    pub(crate) fn sources(
+        &self,
+        target: &Fact<TrafficTarget>,
+        subjects: &[Subject],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Source> {
+        let mut sources = Vec::new();
+        for (number, subject) in subjects.iter().enumerate() {
+            let origin = target.at(&format!("spec.sources[{number}]"));
+            let namespace = subject.namespace.as_deref().unwrap_or(&target.origin.namespace);
+            match &subject.kind {
+                SubjectKind::ServiceAccount => {
+                    let identity = self.account(namespace, &subject.name, &origin, problems);
+                    sources.extend(identity.map(|identity| Source { identity, pods: None, origin }));
+                }
+                SubjectKind::IdentityBinding => {
+                    let Some(binding) = self.binding(namespace, &subject.name, &origin, problems) else { continue };
+                    sources.extend(self.binding_sources(namespace, &binding.spec.schemes, &origin));
+                }
+                // smi has said so (A26).
+                SubjectKind::Other(_) => {}
+            }
+        }
+        sources
+    }
+
+    /// The workloads that a target's destination names, by their numbers.
+    pub(crate) fn destination(
+        &self,
+        target: &Fact<TrafficTarget>,
+        subject: &Subject,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<usize> {
+        let origin = target.at("spec.destination");
+        let namespace = subject.namespace.as_deref().unwrap_or(&target.origin.namespace);
+        match &subject.kind {
+            SubjectKind::ServiceAccount => {
+                self.account(namespace, &subject.name, &origin, problems);
+                self.workloads.of_account(namespace, &subject.name).to_vec()
+            }
+            SubjectKind::IdentityBinding => {
+                let Some(binding) = self.binding(namespace, &subject.name, &origin, problems) else {
+                    return Vec::new();
+                };
+                self.bound_workloads(namespace, &binding.spec.schemes, &origin, problems)
+            }
+            SubjectKind::Other(_) => Vec::new(),
+        }
+    }
+
+    /// The identity of a ServiceAccount. It is worth knowing that no workload has it, or that those have no proxy to
+    /// prove it or to enforce anything.
+    fn account(&self, namespace: &str, name: &str, origin: &Origin, problems: &mut Vec<Problem>) -> Option<SpiffeId> {
+        let workloads = self.workloads.of_account(namespace, name);
+        if workloads.is_empty() {
+            let message = format!("no workload runs as the ServiceAccount `{namespace}/{name}`");
+            problems.push(Problem::note(origin.clone(), ProblemReason::NoWorkload, message));
+        } else if workloads.iter().all(|&number| self.workloads.all[number].identity.is_none()) {
+            let message = format!(
+                "no workload of the ServiceAccount `{namespace}/{name}` is in the mesh: without a proxy it neither \
+                 proves its identity nor enforces access"
+            );
+            problems.push(Problem::warning(origin.clone(), ProblemReason::NotInMesh, message));
+        }
+        let identity = SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name);
+        let invalid =
+            |error: InvalidSpiffeId| Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string());
+        identity.map_err(|error| problems.push(invalid(error))).ok()
+    }
+
+    /// A binding that is there and valid.
+    fn binding(
+        &self,
+        namespace: &str,
+        name: &str,
+        origin: &Origin,
+        problems: &mut Vec<Problem>,
+    ) -> Option<&IdentityBinding> {
+        let fact = self.set.bindings.get(&(namespace.into(), name.into()));
+        let binding = fact.and_then(|fact| fact.value.as_ref());
+        if binding.is_none() {
+            let state = if fact.is_some() { "is not valid" } else { "does not exist" };
+            let message = format!("the IdentityBinding `{namespace}/{name}` {state}: it stands for nobody");
+            problems.push(Problem::error(origin.clone(), ProblemReason::RefNotFound, message));
+        }
+        binding
+    }
+
+    /// The union of a binding's schemes (I1). Labels are in no certificate, so that the pods they select are named (I8).
+    fn binding_sources(&self, namespace: &str, schemes: &Schemes, origin: &Origin) -> Vec<Source> {
+        let of_account =
+            |name: &String| SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name).ok();
+        let account = schemes.service_account.iter().filter_map(of_account);
+        let written = schemes.spiffe_identities.iter().filter_map(|id| self.spiffe_id(id));
+        let mut sources: Vec<Source> =
+            account.chain(written).map(|identity| Source { identity, pods: None, origin: origin.clone() }).collect();
+        let mut selected: BTreeMap<&SpiffeId, BTreeSet<PodName>> = BTreeMap::new();
+        for number in self.selected(namespace, schemes) {
+            let member = &self.workloads.all[number];
+            if let Some(identity) = member.identity.as_ref().filter(|_| !member.workload.is_template) {
+                selected.entry(identity).or_default().insert(member.workload.name.clone());
+            }
+        }
+        sources.extend(selected.into_iter().map(|(identity, pods)| Source {
+            identity: identity.clone(),
+            pods: Some(pods),
+            origin: origin.clone(),
+        }));
+        sources
+    }
+
+    /// The workloads of a binding's namespace that it names. It has no say over others (I3, I4).
+    fn bound_workloads(
+        &self,
+        namespace: &str,
+        schemes: &Schemes,
+        origin: &Origin,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<usize> {
+        let mut numbers: BTreeSet<usize> = self.selected(namespace, schemes).into_iter().collect();
+        let account = schemes.service_account.iter();
+        numbers.extend(account.flat_map(|name| self.workloads.of_account(namespace, name)));
+        for text in &schemes.spiffe_identities {
+            let id = self.spiffe_id(text);
+            let own = id.as_ref().filter(|id| id.trust_domain() == &*self.settings.trust_domain);
+            match own.and_then(SpiffeId::service_account) {
+                Some((of, name)) if of == namespace => numbers.extend(self.workloads.of_account(namespace, name)),
+                _ => {
+                    let message =
+                        format!("`{text}` is no identity of the namespace `{namespace}`: it is not a destination");
+                    problems.push(Problem::error(origin.clone(), ProblemReason::ForeignIdentity, message));
+                }
+            }
+        }
+        numbers.into_iter().collect()
+    }
+
+    fn selected(&self, namespace: &str, schemes: &Schemes) -> Vec<usize> {
+        let Some(selector) = &schemes.pod_label_selector else { return Vec::new() };
+        let arc = |(key, value): (&String, &String)| (Arc::from(key.as_str()), Arc::from(value.as_str()));
+        let labels: Labels = selector.match_labels.iter().map(arc).collect();
+        self.workloads.select(namespace, &labels)
+    }
+
+    /// Reads an identity as it is written in a binding. Open Service Mesh wrote `<ServiceAccount>/<namespace>` as the
+    /// path; in our own trust domain nothing else looks like it.
+    fn spiffe_id(&self, text: &str) -> Option<SpiffeId> {
+        let id: SpiffeId = text.parse().ok()?;
+        let domain = &*self.settings.trust_domain;
+        let path = id.as_str().strip_prefix("spiffe://")?.strip_prefix(domain)?.strip_prefix('/');
+        match path.map(|path| path.split('/').collect::<Vec<_>>()).as_deref() {
+            Some([account, namespace]) => SpiffeId::of_service_account(domain, namespace, account).ok(),
+            _ => Some(id),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Kubernetes objects to facts: namespaces, Services, EndpointSlices; and what is particular to SMI resources.
+
+use std::sync::Arc;
+
+use heddle_policy::{HeaderMatch, HeaderPattern, HttpMatch, Mode, Origin, PathPattern, PodName, Protocol, ServiceName};
+use heddle_smi as smi;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::facts::{
+    Fact, Labels, Namespace, RouteGroup, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport,
+};
+use crate::resource_set::Identity;
+use crate::{Problem, ProblemReason};
+
+/// Keeps a namespace or a pod out of the mesh when its value is `disabled`.
+pub(crate) const INJECT_LABEL: &str = "heddle.dev/inject";
+
+// What is read of the objects. An absent field and `null` are the same, as in Kubernetes.
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Metadata {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) labels: Labels,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Object<S: Default + for<'a> Deserialize<'a>> {
+    #[serde(deserialize_with = "nullable")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "nullable")]
+    spec: S,
+}
+
+#[derive(Deserialize, Default)]
+struct Nothing {}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceSpec {
+    r#type: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs", deserialize_with = "nullable")]
+    cluster_ips: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    selector: Labels,
+    #[serde(deserialize_with = "nullable")]
+    ports: Vec<ServicePortSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServicePortSpec {
+    name: Option<Arc<str>>,
+    port: u16,
+    target_port: Option<PortReference>,
+    protocol: Option<String>,
+    app_protocol: Option<String>,
+}
+
+/// A port by number or by name.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum PortReference {
+    Number(u16),
+    Name(Arc<str>),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct SliceObject {
+    #[serde(deserialize_with = "nullable")]
+    metadata: Metadata,
+    address_type: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    ports: Vec<SlicePort>,
+    #[serde(deserialize_with = "nullable")]
+    endpoints: Vec<EndpointObject>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SlicePort {
+    name: Option<Arc<str>>,
+    port: Option<u16>,
+    protocol: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct EndpointObject {
+    #[serde(deserialize_with = "nullable")]
+    addresses: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    conditions: EndpointConditions,
+    target_ref: Option<TargetRef>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct EndpointConditions {
+    ready: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TargetRef {
+    kind: Option<String>,
+    namespace: Option<Arc<str>>,
+    name: Option<Arc<str>>,
+}
+
+pub(crate) fn namespace(object: &Value) -> serde_json::Result<Namespace> {
+    let labels = Object::<Nothing>::deserialize(object)?.metadata.labels;
+    let mode = labels.get(smi::MODE_LABEL).map(|text| match &**text {
+        "enforce" => Ok(Mode::Enforce),
+        "audit" => Ok(Mode::Audit),
+        "permissive" => Ok(Mode::Permissive),
+        _ => Err(text.clone()),
+    });
+    Ok(Namespace { mode, opted_out: is_opted_out(&labels) })
+}
+
+pub(crate) fn is_opted_out(labels: &Labels) -> bool {
+    labels.get(INJECT_LABEL).is_some_and(|value| &**value == "disabled")
+}
+
+pub(crate) fn service(identity: &Identity<'_>, object: &Value) -> serde_json::Result<Service> {
+    let spec = Object::<ServiceSpec>::deserialize(object)?.spec;
+    // `clusterIPs` repeats `clusterIP` as its first.
+    let addresses = if spec.cluster_ips.is_empty() { Vec::from_iter(spec.cluster_ip) } else { spec.cluster_ips };
+    let kind = match spec.r#type.as_deref() {
+        Some("ExternalName") => ServiceKind::External,
+        _ if addresses.iter().any(|address| address == "None") => ServiceKind::Headless,
+        _ => ServiceKind::Cluster,
+    };
+    Ok(Service {
+        name: ServiceName::new(identity.namespace.clone(), identity.name.clone()),
+        kind,
+        addresses: addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        selector: spec.selector,
+        ports: spec.ports.into_iter().filter_map(service_port).collect(),
+    })
+}
+
+/// `None` for a transport that is neither TCP nor UDP.
+fn service_port(spec: ServicePortSpec) -> Option<ServicePort> {
+    let name = spec.name.unwrap_or_default();
+    let target = match spec.target_port {
+        Some(PortReference::Number(number)) if number != 0 => TargetPort::Number(number),
+        Some(PortReference::Name(name)) if !name.is_empty() => TargetPort::Name(name),
+        _ => TargetPort::Number(spec.port),
+    };
+    let transport = transport(spec.protocol.as_deref())?;
+    let protocol = spec.app_protocol.as_deref().and_then(app_protocol).unwrap_or_else(|| protocol_of_name(&name));
+    Some(ServicePort { name, port: spec.port, target, transport, protocol })
+}
+
+pub(crate) fn transport(protocol: Option<&str>) -> Option<Transport> {
+    match protocol {
+        None | Some("" | "TCP") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        Some(_) => None,
+    }
+}
+
+/// What an `appProtocol` says; `None` when it is not one of those known here.
+fn app_protocol(text: &str) -> Option<Protocol> {
+    match text.to_ascii_lowercase().as_str() {
+        "http" | "kubernetes.io/ws" | "grpc-web" => Some(Protocol::Http),
+        "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" => Some(Protocol::Http2),
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" => Some(Protocol::Tcp),
+        _ => None,
+    }
+}
+
+/// What the name of a port says by its part before the first `-`.
+pub(crate) fn protocol_of_name(name: &str) -> Protocol {
+    match name.split('-').next().unwrap_or_default() {
+        "http" => Protocol::Http,
+        "grpc" if name.starts_with("grpc-web") => Protocol::Http,
+        "http2" | "h2c" | "grpc" => Protocol::Http2,
+        "tcp" | "tls" | "https" => Protocol::Tcp,
+        _ => Protocol::Detect,
+    }
+}
+
+/// `None` for a slice that belongs to no Service or has names in stead of addresses.
+pub(crate) fn slice(identity: &Identity<'_>, object: &Value) -> serde_json::Result<Option<Slice>> {
+    let slice = SliceObject::deserialize(object)?;
+    let service = slice.metadata.labels.get("kubernetes.io/service-name");
+    let service = match service {
+        Some(service) if slice.address_type.as_deref() != Some("FQDN") => service.clone(),
+        _ => return Ok(None),
+    };
+    let port =
+        |port: SlicePort| Some((port.name.unwrap_or_default(), port.port?, transport(port.protocol.as_deref())?));
+    let is_ready = |endpoint: &EndpointObject| endpoint.conditions.ready != Some(false);
+    Ok(Some(Slice {
+        service: ServiceName::new(identity.namespace.clone(), service),
+        ports: slice.ports.into_iter().filter_map(port).collect(),
+        endpoints: slice
+            .endpoints
+            .into_iter()
+            .filter(is_ready)
+            .filter_map(|endpoint| slice_endpoint(&identity.namespace, endpoint))
+            .collect(),
+    }))
+}
+
+/// The addresses of an endpoint are alternatives, and clients use the first.
+fn slice_endpoint(namespace: &Arc<str>, endpoint: EndpointObject) -> Option<SliceEndpoint> {
+    let address = endpoint.addresses.first()?.parse().ok()?;
+    let target = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let pod = target
+        .and_then(|target| Some(PodName::new(target.namespace.unwrap_or_else(|| namespace.clone()), target.name?)));
+    Some(SliceEndpoint { address, pod })
+}
+
+/// Compiles the patterns of a group. A valid group has none that does not compile; if one does not after all, its
+/// match matches nothing (S19).
+pub(crate) fn route_group(
+    group: &smi::HttpRouteGroup,
+    place: &Fact<()>,
+    problems: &mut Vec<Problem>,
+) -> Option<RouteGroup> {
+    let mut matches = Vec::with_capacity(group.spec.matches.len());
+    for (number, spec) in group.spec.matches.iter().enumerate() {
+        let origin = place.at(&format!("spec.matches[{number}]"));
+        match http_match(spec, &origin) {
+            Ok(http_match) => matches.push((Arc::from(spec.name.as_str()), Arc::new(http_match))),
+            Err(error) => {
+                let message = format!("the match `{}` matches nothing: {error}", spec.name);
+                problems.push(Problem::error(origin.clone(), ProblemReason::Invalid, message));
+            }
+        }
+        problems.extend(longer_paths(spec, &origin));
+    }
+    Some(RouteGroup { matches })
+}
+
+fn http_match(spec: &smi::HttpMatch, origin: &Origin) -> Result<HttpMatch, heddle_policy::InvalidPattern> {
+    let any_method = spec.methods.iter().any(|method| method == "*");
+    let methods = spec.methods.iter().filter(|_| !any_method).map(|method| Arc::from(method.as_str())).collect();
+    let header = |(name, value): (&str, &str)| {
+        Ok(HeaderMatch { name: name.to_ascii_lowercase().into(), value: HeaderPattern::new(value)? })
+    };
+    Ok(HttpMatch {
+        origin: origin.clone(),
+        path: spec.path_regex.as_deref().map(PathPattern::new).transpose()?,
+        methods,
+        headers: spec.headers.iter().map(header).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A pattern that is a whole path in its author's eyes, such as `/metrics`, also matches `/metricsfoo` (S4).
+fn longer_paths(spec: &smi::HttpMatch, origin: &Origin) -> Option<Problem> {
+    let pattern = spec.path_regex.as_deref()?;
+    let is_plain = pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte));
+    (is_plain && pattern.ends_with(|last: char| last.is_ascii_alphanumeric())).then(|| {
+        let message =
+            format!("`{pattern}` is anchored at its start only: it matches `{pattern}x` and `{pattern}/x`, too");
+        let origin = origin.field(format!("{}.pathRegex", origin.field));
+        Problem::note(origin, ProblemReason::LongerPaths, message)
+            .hint(format!("write `{pattern}$` for this path alone, `{pattern}(/|$)` for it and what is below it"))
+    })
+}
+
+/// What smi found doubtful in a valid resource.
+pub(crate) fn warning(origin: &Origin, warning: &smi::Invalid) -> Problem {
+    let reason = match warning.reason {
+        smi::InvalidReason::UnknownField => ProblemReason::UnknownField,
+        smi::InvalidReason::NotSupported if warning.field.ends_with(".kind") => ProblemReason::UnknownSubject,
+        // An empty list makes the resource void.
+        smi::InvalidReason::Required => ProblemReason::Invalid,
+        _ => ProblemReason::Doubtful,
+    };
+    let problem = Problem::warning(origin.field(warning.field.as_str()), reason, warning.message.as_str());
+    Problem { hint: warning.hint.clone(), ..problem }
+}
+
+/// Why smi refuses a resource.
+pub(crate) fn invalid(origin: &Origin, invalid: &smi::Invalid) -> Problem {
+    let problem =
+        Problem::error(origin.field(invalid.field.as_str()), ProblemReason::Invalid, invalid.message.as_str());
+    Problem { hint: invalid.hint.clone(), ..problem }
+}
+
+/// Reads `null` as the default.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
