@@ -84,8 +84,11 @@ impl Cluster {
     pub(crate) fn run_pods(&mut self) {
         for pod in self.pods() {
             let name = pod.metadata.name.clone().unwrap();
-            if pod.metadata.deletion_timestamp.is_some() {
+            let held = pod.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+            if pod.metadata.deletion_timestamp.is_some() && !held {
                 self.delete(&Target::of(&pod));
+            } else if pod.metadata.deletion_timestamp.is_some() && !super::pods::is_terminal(&pod) {
+                self.set_pod(&name, "Failed", false);
             } else if super::pods::phase(&pod) == "Pending" {
                 self.set_pod(&name, "Running", true);
             }
@@ -222,7 +225,9 @@ impl Cluster {
         }
         self.objects[at].1 = serde_json::from_value(value).unwrap();
         let meta = &self.objects[at].1.metadata;
-        if meta.deletion_timestamp.is_some() && meta.finalizers.as_ref().is_none_or(Vec::is_empty) {
+        // A pod goes when the kubelet says so, anything else with its last finalizer.
+        let may_go = target.resource.kind != "Pod" && meta.deletion_timestamp.is_some();
+        if may_go && meta.finalizers.as_ref().is_none_or(Vec::is_empty) {
             return self.delete(target);
         }
         self.version += 1;

@@ -10,18 +10,24 @@
 
 mod adoption;
 mod conditions;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod driver;
 mod endpoints;
 mod execute;
 mod garbage;
+mod history;
+mod job;
 mod namespace;
 mod plan;
 mod pods;
 mod recorder;
 mod replica_set;
+mod schedule;
 mod scheduler;
+mod stateful_set;
 mod world;
 
 #[cfg(test)]
@@ -39,6 +45,10 @@ fn reconcile(world: &World, settings: &Settings, now: Timestamp) -> Plan {
     plan.extend(namespace::reconcile(world, settings));
     plan.extend(deployment::reconcile(world, now));
     plan.extend(replica_set::reconcile(world, now));
+    plan.extend(stateful_set::reconcile(world, now));
+    plan.extend(daemon_set::reconcile(world, now));
+    plan.extend(cron_job::reconcile(world, now));
+    plan.extend(job::reconcile(world, now));
     plan.extend(scheduler::reconcile(world, now));
     plan.extend(endpoints::reconcile(world, now));
     plan.extend(garbage::reconcile(world));

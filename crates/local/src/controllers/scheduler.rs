@@ -86,6 +86,11 @@ fn message(refusals: &[Refusal]) -> String {
     format!("0/{total} nodes are available: {}.", reasons.join(", "))
 }
 
+/// Whether the node takes the pod.
+pub(crate) fn fits(node: &Node, pod: &PodSpec) -> bool {
+    refusal(node, pod).is_none()
+}
+
 fn refusal(node: &Node, pod: &PodSpec) -> Option<Refusal> {
     let spec = node.spec.clone().unwrap_or_default();
     let tolerations = pod.tolerations.as_deref().unwrap_or_default();

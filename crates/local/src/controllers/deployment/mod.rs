@@ -14,6 +14,7 @@ use super::plan::{Op, Plan};
 use super::pods;
 use super::world::World;
 use rolling::Sized;
+pub(crate) use rolling::scaled;
 
 const COMPONENT: &str = "deployment-controller";
 

@@ -45,6 +45,11 @@ pub(crate) fn max_replicas(set: &ReplicaSet) -> Option<i32> {
     annotation(&set.metadata, MAX)?.parse().ok().filter(|count| *count >= 0)
 }
 
+/// Whether a ReplicaSet was that of the template before and has become it again.
+pub(crate) fn is_reused(set: &ReplicaSet) -> bool {
+    annotation(&set.metadata, HISTORY).is_some()
+}
+
 fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }

@@ -1,5 +1,7 @@
 //! The status of a Deployment, as `kubectl rollout status` and `kubectl wait` read it.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 
@@ -49,8 +51,24 @@ impl Rollout<'_> {
         }
         let mut updated = self.deployment.clone();
         updated.status = Some(status);
-        plan.status(COMPONENT, self.deployment, &updated);
-        self.write_revision(plan);
+        if let Some(revision) = self.new_revision() {
+            updated.metadata.annotations.get_or_insert_default().insert(revision::REVISION.to_owned(), revision);
+        }
+        // Kubernetes takes the annotation along with the status, so that it makes no new generation; an API that does
+        // not gets it by a write of its own.
+        if updated.status != self.deployment.status {
+            plan.act(COMPONENT, self.deployment, Op::patch_status(self.deployment, &updated));
+        } else if updated != *self.deployment {
+            plan.act(COMPONENT, self.deployment, Op::patch(self.deployment, &updated));
+        }
+    }
+
+    /// The revision of the new ReplicaSet if the Deployment does not have it yet.
+    fn new_revision(&self) -> Option<String> {
+        let annotation =
+            |annotations: &Option<BTreeMap<String, String>>| annotations.as_ref()?.get(revision::REVISION).cloned();
+        let revision = annotation(&self.new.as_ref()?.metadata.annotations)?;
+        (annotation(&self.deployment.metadata.annotations).as_ref() != Some(&revision)).then_some(revision)
     }
 
     fn set_available(&self, status: &mut DeploymentStatus) {
@@ -107,10 +125,14 @@ impl Rollout<'_> {
                 format!("{} has successfully progressed.", self.subject()),
             );
         } else if current.is_none() || self.is_new_revision() {
-            let message = self.new.as_ref().and_then(|new| new.metadata.name.as_deref());
-            if let Some(name) = message {
-                self.progress(status, "True", "NewReplicaSetCreated", format!("Created new replica set {name:?}"));
-            }
+            let Some(new) = &self.new else { return };
+            let name = new.metadata.name.as_deref().unwrap_or_default();
+            let (reason, what) = if revision::is_reused(new) {
+                ("FoundNewReplicaSet", "Found")
+            } else {
+                ("NewReplicaSetCreated", "Created")
+            };
+            self.progress(status, "True", reason, format!("{what} new replica set {name:?}"));
         } else if has_progressed(&self.deployment.status.clone().unwrap_or_default(), status) {
             self.note_progress(status, current);
         } else if reason != "ProgressDeadlineExceeded" && reason != "NewReplicaSetAvailable" {
@@ -166,17 +188,6 @@ impl Rollout<'_> {
             }
             None => conditions::remove(&mut status.conditions, "ReplicaFailure"),
         }
-    }
-
-    fn write_revision(&self, plan: &mut Plan) {
-        let Some(new) = &self.new else { return };
-        let revision = new.metadata.annotations.as_ref().and_then(|all| all.get(revision::REVISION));
-        let known = self.deployment.metadata.annotations.as_ref().and_then(|all| all.get(revision::REVISION));
-        let Some(revision) = revision.filter(|revision| known != Some(revision)) else { return };
-        let mut updated = self.deployment.clone();
-        let annotations = updated.metadata.annotations.get_or_insert_default();
-        annotations.insert(revision::REVISION.to_owned(), revision.clone());
-        plan.act(COMPONENT, self.deployment, Op::patch(self.deployment, &updated));
     }
 }
 
