@@ -9,7 +9,7 @@ use heddle_smi::{PortMatch, RouteKind, Rule, TrafficTarget};
 use crate::facts::{Fact, Transport};
 use crate::identities::Identities;
 use crate::resource_set::Facts;
-use crate::{Problem, ProblemReason, ResourceSet, lower};
+use crate::{Problem, ProblemReason, ResourceSet};
 
 /// What each workload grants, by its number.
 pub(crate) type Access = Vec<Vec<Arc<Authorization>>>;
@@ -115,7 +115,7 @@ impl<'a> Context<'a> {
             Ok(None) => return layers,
             Ok(Some(port)) => port,
             Err(invalid) => {
-                self.problems.push(lower::invalid(&self.fact.origin, &invalid));
+                self.problems.push(Problem::refused(&self.fact.origin, &invalid));
                 return Layers::default();
             }
         };

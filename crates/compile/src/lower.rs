@@ -1,17 +1,15 @@
-//! Kubernetes objects to facts: namespaces, Services, EndpointSlices; and what is particular to SMI resources.
+//! Kubernetes objects to facts: namespaces, Services, EndpointSlices.
 
 use std::sync::Arc;
 
-use heddle_policy::{HeaderMatch, HeaderPattern, HttpMatch, Mode, Origin, PathPattern, PodName, Protocol, ServiceName};
-use heddle_smi as smi;
+use heddle_policy::{Mode, PodName, ServiceName};
+use heddle_smi::MODE_LABEL;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::facts::{
-    Fact, Labels, Namespace, RouteGroup, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport,
-};
+use crate::facts::{Labels, Namespace, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport};
+use crate::protocol::{of_app_protocol, of_name};
 use crate::resource_set::Identity;
-use crate::{Problem, ProblemReason};
 
 /// Keeps a namespace or a pod out of the mesh when its value is `disabled`.
 pub(crate) const INJECT_LABEL: &str = "heddle.dev/inject";
@@ -115,7 +113,7 @@ struct TargetRef {
 
 pub(crate) fn namespace(object: &Value) -> serde_json::Result<Namespace> {
     let labels = Object::<Nothing>::deserialize(object)?.metadata.labels;
-    let mode = labels.get(smi::MODE_LABEL).map(|text| match &**text {
+    let mode = labels.get(MODE_LABEL).map(|text| match &**text {
         "enforce" => Ok(Mode::Enforce),
         "audit" => Ok(Mode::Audit),
         "permissive" => Ok(Mode::Permissive),
@@ -155,7 +153,7 @@ fn service_port(spec: ServicePortSpec) -> Option<ServicePort> {
         _ => TargetPort::Number(spec.port),
     };
     let transport = transport(spec.protocol.as_deref())?;
-    let protocol = spec.app_protocol.as_deref().and_then(app_protocol).unwrap_or_else(|| protocol_of_name(&name));
+    let protocol = spec.app_protocol.as_deref().and_then(of_app_protocol).unwrap_or_else(|| of_name(&name));
     Some(ServicePort { name, port: spec.port, target, transport, protocol })
 }
 
@@ -164,27 +162,6 @@ pub(crate) fn transport(protocol: Option<&str>) -> Option<Transport> {
         None | Some("" | "TCP") => Some(Transport::Tcp),
         Some("UDP") => Some(Transport::Udp),
         Some(_) => None,
-    }
-}
-
-/// What an `appProtocol` says; `None` when it is not one of those known here.
-fn app_protocol(text: &str) -> Option<Protocol> {
-    match text.to_ascii_lowercase().as_str() {
-        "http" | "kubernetes.io/ws" | "grpc-web" => Some(Protocol::Http),
-        "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" => Some(Protocol::Http2),
-        "tcp" | "tls" | "https" | "kubernetes.io/wss" => Some(Protocol::Tcp),
-        _ => None,
-    }
-}
-
-/// What the name of a port says by its part before the first `-`.
-pub(crate) fn protocol_of_name(name: &str) -> Protocol {
-    match name.split('-').next().unwrap_or_default() {
-        "http" => Protocol::Http,
-        "grpc" if name.starts_with("grpc-web") => Protocol::Http,
-        "http2" | "h2c" | "grpc" => Protocol::Http2,
-        "tcp" | "tls" | "https" => Protocol::Tcp,
-        _ => Protocol::Detect,
     }
 }
 
@@ -218,75 +195,6 @@ fn slice_endpoint(namespace: &Arc<str>, endpoint: EndpointObject) -> Option<Slic
     let pod = target
         .and_then(|target| Some(PodName::new(target.namespace.unwrap_or_else(|| namespace.clone()), target.name?)));
     Some(SliceEndpoint { address, pod })
-}
-
-/// Compiles the patterns of a group. A valid group has none that does not compile; if one does not after all, its
-/// match matches nothing (S19).
-pub(crate) fn route_group(
-    group: &smi::HttpRouteGroup,
-    place: &Fact<()>,
-    problems: &mut Vec<Problem>,
-) -> Option<RouteGroup> {
-    let mut matches = Vec::with_capacity(group.spec.matches.len());
-    for (number, spec) in group.spec.matches.iter().enumerate() {
-        let origin = place.at(&format!("spec.matches[{number}]"));
-        match http_match(spec, &origin) {
-            Ok(http_match) => matches.push((Arc::from(spec.name.as_str()), Arc::new(http_match))),
-            Err(error) => {
-                let message = format!("the match `{}` matches nothing: {error}", spec.name);
-                problems.push(Problem::error(origin.clone(), ProblemReason::Invalid, message));
-            }
-        }
-        problems.extend(longer_paths(spec, &origin));
-    }
-    Some(RouteGroup { matches })
-}
-
-fn http_match(spec: &smi::HttpMatch, origin: &Origin) -> Result<HttpMatch, heddle_policy::InvalidPattern> {
-    let any_method = spec.methods.iter().any(|method| method == "*");
-    let methods = spec.methods.iter().filter(|_| !any_method).map(|method| Arc::from(method.as_str())).collect();
-    let header = |(name, value): (&str, &str)| {
-        Ok(HeaderMatch { name: name.to_ascii_lowercase().into(), value: HeaderPattern::new(value)? })
-    };
-    Ok(HttpMatch {
-        origin: origin.clone(),
-        path: spec.path_regex.as_deref().map(PathPattern::new).transpose()?,
-        methods,
-        headers: spec.headers.iter().map(header).collect::<Result<_, _>>()?,
-    })
-}
-
-/// A pattern that is a whole path in its author's eyes, such as `/metrics`, also matches `/metricsfoo` (S4).
-fn longer_paths(spec: &smi::HttpMatch, origin: &Origin) -> Option<Problem> {
-    let pattern = spec.path_regex.as_deref()?;
-    let is_plain = pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte));
-    (is_plain && pattern.ends_with(|last: char| last.is_ascii_alphanumeric())).then(|| {
-        let message =
-            format!("`{pattern}` is anchored at its start only: it matches `{pattern}x` and `{pattern}/x`, too");
-        let origin = origin.field(format!("{}.pathRegex", origin.field));
-        Problem::note(origin, ProblemReason::LongerPaths, message)
-            .hint(format!("write `{pattern}$` for this path alone, `{pattern}(/|$)` for it and what is below it"))
-    })
-}
-
-/// What smi found doubtful in a valid resource.
-pub(crate) fn warning(origin: &Origin, warning: &smi::Invalid) -> Problem {
-    let reason = match warning.reason {
-        smi::InvalidReason::UnknownField => ProblemReason::UnknownField,
-        smi::InvalidReason::NotSupported if warning.field.ends_with(".kind") => ProblemReason::UnknownSubject,
-        // An empty list makes the resource void.
-        smi::InvalidReason::Required => ProblemReason::Invalid,
-        _ => ProblemReason::Doubtful,
-    };
-    let problem = Problem::warning(origin.field(warning.field.as_str()), reason, warning.message.as_str());
-    Problem { hint: warning.hint.clone(), ..problem }
-}
-
-/// Why smi refuses a resource.
-pub(crate) fn invalid(origin: &Origin, invalid: &smi::Invalid) -> Problem {
-    let problem =
-        Problem::error(origin.field(invalid.field.as_str()), ProblemReason::Invalid, invalid.message.as_str());
-    Problem { hint: invalid.hint.clone(), ..problem }
 }
 
 /// Reads `null` as the default.

@@ -7,7 +7,8 @@ use heddle_policy::{Endpoint, Inbound, PodName, ProxyConfig, Service, ServiceNam
 
 use crate::access::{Access, access, udp_routes};
 use crate::identities::Identities;
-use crate::services::{endpoints, inbound_ports, lone_pods, services};
+use crate::protocol::inbound_ports;
+use crate::services::{endpoints, lone_pods, services};
 use crate::splits::splits;
 use crate::status::statuses;
 use crate::workloads::{Workloads, workloads};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use heddle_policy::Origin;
+use heddle_smi::{Invalid, InvalidReason};
 
 use crate::ConditionType;
 
@@ -108,6 +109,24 @@ impl Problem {
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Why smi refuses a resource.
+    pub(crate) fn refused(origin: &Origin, invalid: &Invalid) -> Self {
+        let origin = origin.field(invalid.field.as_str());
+        Self { hint: invalid.hint.clone(), ..Self::error(origin, ProblemReason::Invalid, invalid.message.as_str()) }
+    }
+
+    /// What smi finds doubtful in a valid resource.
+    pub(crate) fn doubtful(origin: &Origin, warning: &Invalid) -> Self {
+        let reason = match warning.reason {
+            InvalidReason::UnknownField => ProblemReason::UnknownField,
+            InvalidReason::NotSupported if warning.field.ends_with(".kind") => ProblemReason::UnknownSubject,
+            // An empty list makes the resource void.
+            InvalidReason::Required => ProblemReason::Invalid,
+            _ => ProblemReason::Doubtful,
+        };
+        Self { severity: Severity::Warning, reason, ..Self::refused(origin, warning) }
     }
 
     /// Whether a Kubernetes event of type `Warning` is made of it.

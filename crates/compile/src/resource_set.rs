@@ -8,6 +8,7 @@ use heddle_smi as smi;
 use serde_json::Value;
 
 use crate::facts::{Fact, Namespace, RouteGroup, Service, Slice, Workload};
+use crate::route_group::route_group;
 use crate::{Problem, ProblemReason, lower, pod};
 
 /// The objects that the mesh is made of, by kind and name.
@@ -97,7 +98,7 @@ impl ResourceSet {
             ("heddle.dev", "MeshConfig") => put!(mesh_configs, MeshConfig),
             ("specs.smi-spec.io", "HTTPRouteGroup") => {
                 entry.parse(&mut self.groups, |resource, place, problems| match resource {
-                    R::HttpRouteGroup(group) => lower::route_group(&group, place, problems),
+                    R::HttpRouteGroup(group) => route_group(&group, place, problems),
                     _ => None,
                 });
             }
@@ -180,11 +181,12 @@ impl Entry<'_> {
             let place = Fact { origin: fact.origin.clone(), value: None, ..Fact::new(entry.identity) };
             match smi::parse(entry.object) {
                 Ok(parsed) => {
-                    fact.problems.extend(parsed.warnings.iter().map(|warning| lower::warning(&place.origin, warning)));
+                    fact.problems
+                        .extend(parsed.warnings.iter().map(|warning| Problem::doubtful(&place.origin, warning)));
                     fact.value = convert(parsed.resource, &place, &mut fact.problems);
                 }
                 Err(invalid) => {
-                    fact.problems.extend(invalid.iter().map(|invalid| lower::invalid(&place.origin, invalid)));
+                    fact.problems.extend(invalid.iter().map(|invalid| Problem::refused(&place.origin, invalid)));
                 }
             }
         });

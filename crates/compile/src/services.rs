@@ -1,15 +1,14 @@
-//! Services as clients see them, with their ready endpoints; and the protocols of the ports behind them.
+//! Services as clients see them, with their ready endpoints.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use heddle_policy::{Endpoint, InboundPort, PodName, Protocol, Service, ServiceName, ServicePort, Split};
+use heddle_policy::{Endpoint, PodName, Service, ServiceName, ServicePort, Split};
 
+use crate::ResourceSet;
 use crate::facts::{self, ServiceKind, Slice, SliceEndpoint, Transport};
-use crate::lower::protocol_of_name;
-use crate::workloads::{Member, Target, Workloads};
-use crate::{Problem, ProblemReason, ResourceSet};
+use crate::workloads::{Member, Workloads};
 
 /// The TrafficSplits of every root, by port.
 pub(crate) type Splits = HashMap<ServiceName, BTreeMap<u16, Vec<Split>>>;
@@ -67,7 +66,7 @@ pub(crate) fn lone_pods(
     services: &BTreeMap<ServiceName, Arc<Service>>,
 ) -> BTreeMap<PodName, Arc<Endpoint>> {
     let ports = services.values().flat_map(|service| &service.ports);
-    let reached: BTreeSet<&PodName> = ports.flat_map(|port| &port.endpoints).map(|endpoint| &endpoint.pod).collect();
+    let reached: HashSet<&PodName> = ports.flat_map(|port| &port.endpoints).map(|endpoint| &endpoint.pod).collect();
     let lone =
         workloads.all.iter().filter(|member| member.identity.is_some() && !reached.contains(&member.workload.name));
     let endpoint = |member: &Member<'_>| {
@@ -75,53 +74,6 @@ pub(crate) fn lone_pods(
         Some((member.workload.name.clone(), Arc::new(member.endpoint(address))))
     };
     lone.filter_map(endpoint).collect()
-}
-
-/// What is said of the container ports of a workload. Where two disagree nobody is believed: the proxy finds out.
-pub(crate) fn inbound_ports(member: &Member<'_>, problems: &mut Vec<Problem>) -> Vec<InboundPort> {
-    let mut said: BTreeMap<u16, Vec<Protocol>> = BTreeMap::new();
-    let targets = || member.targets.iter().filter(|target| target.port.transport == Transport::Tcp);
-    for target in targets() {
-        said.entry(target.container_port).or_default().push(target.port.protocol);
-    }
-    for port in member.workload.ports.iter().filter(|port| port.transport == Transport::Tcp) {
-        said.entry(port.port).or_default().push(protocol_of_name(port.name.as_deref().unwrap_or_default()));
-    }
-    let mut ports = Vec::new();
-    for (port, mut protocols) in said {
-        protocols.retain(|protocol| *protocol != Protocol::Detect);
-        match protocols.iter().copied().reduce(both) {
-            None => {}
-            Some(Protocol::Detect) => {
-                let target = targets().find(|target| target.container_port == port);
-                problems.extend(target.map(|target| conflict(target, &protocols)));
-            }
-            Some(protocol) => ports.push(InboundPort { port, protocol }),
-        }
-    }
-    ports
-}
-
-/// What a port speaks of which both is said.
-fn both(one: Protocol, other: Protocol) -> Protocol {
-    match (one, other) {
-        _ if one == other => one,
-        // HTTP includes HTTP/2 with prior knowledge.
-        (Protocol::Http | Protocol::Http2, Protocol::Http | Protocol::Http2) => Protocol::Http,
-        _ => Protocol::Detect,
-    }
-}
-
-fn conflict(target: &Target<'_>, protocols: &[Protocol]) -> Problem {
-    let names: BTreeSet<String> = protocols.iter().map(|protocol| format!("{protocol:?}").to_lowercase()).collect();
-    let names: Vec<String> = names.into_iter().collect();
-    let message = format!(
-        "container port {} is said to speak {}, by Services or by port names: the proxy detects it",
-        target.container_port,
-        names.join(" and ")
-    );
-    Problem::warning(target.service.at("spec.ports"), ProblemReason::ProtocolConflict, message)
-        .hint("give the port the same `appProtocol`, or the same prefix of its name, everywhere")
 }
 
 pub(crate) fn tcp_ports(service: &facts::Service) -> impl Iterator<Item = &facts::ServicePort> {
@@ -133,8 +85,8 @@ fn slice_port(slice: &Slice, name: &str) -> Option<u16> {
     slice.ports.iter().find(is_it).map(|(_, number, _)| *number)
 }
 
-/// `None` for a pod that is not known (yet): it may have a proxy, and plaintext would be a fallback. An endpoint that
-/// is no pod goes by its address.
+/// `None` for a pod that is not known (yet): it may have a proxy, and plaintext would be a fallback. What is written by
+/// hand names no pod, and may be one nevertheless; else it goes by its address.
 fn endpoint_at(
     workloads: &Workloads<'_>,
     service: &ServiceName,
@@ -142,13 +94,16 @@ fn endpoint_at(
     port: u16,
 ) -> Option<Endpoint> {
     let address = SocketAddr::new(endpoint.address, port);
-    match &endpoint.pod {
-        Some(pod) => workloads.pod(pod).map(|member| member.endpoint(address)),
-        None => {
-            let name = PodName::new(service.namespace.clone(), endpoint.address.to_string());
-            Some(Endpoint { address, pod: name, workload: None, identity: None })
-        }
+    if let Some(pod) = &endpoint.pod {
+        return workloads.pod(pod).map(|member| member.endpoint(address));
     }
+    let outside = || Endpoint {
+        address,
+        pod: PodName::new(service.namespace.clone(), endpoint.address.to_string()),
+        workload: None,
+        identity: None,
+    };
+    Some(workloads.at(endpoint.address).map_or_else(outside, |member| member.endpoint(address)))
 }
 
 // === impl Member ===

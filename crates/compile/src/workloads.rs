@@ -2,6 +2,7 @@
 //! container ports the Services' ports mean.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use heddle_policy::{PodName, SpiffeId};
@@ -14,9 +15,12 @@ use crate::{Problem, ProblemReason, ResourceSet};
 const OUTSIDE: [&str; 2] = ["heddle-system", "kube-system"];
 
 /// Every workload, with indexes. Others refer to a workload by its number in `all`.
+#[derive(Default)]
 pub(crate) struct Workloads<'a> {
     pub(crate) all: Vec<Member<'a>>,
     by_pod: HashMap<&'a PodName, usize>,
+    /// Pods of the mesh only: others share addresses with their node.
+    by_address: HashMap<IpAddr, usize>,
     /// By namespace and ServiceAccount.
     by_account: HashMap<&'a str, HashMap<&'a str, Vec<usize>>>,
     /// By namespace, key and value.
@@ -42,8 +46,7 @@ pub(crate) struct Target<'a> {
 
 /// Finds who is in the mesh, and with which identity.
 pub(crate) fn workloads<'a>(set: &'a ResourceSet, settings: &Settings, problems: &mut Vec<Problem>) -> Workloads<'a> {
-    let mut workloads =
-        Workloads { all: Vec::new(), by_pod: HashMap::new(), by_account: HashMap::new(), by_label: HashMap::new() };
+    let mut workloads = Workloads::default();
     let mut identities = HashMap::new();
     for fact in set.pods.values().chain(set.templates.values()) {
         let Some(workload) = fact.value.as_ref().filter(|workload| !workload.finished) else { continue };
@@ -80,6 +83,9 @@ impl<'a> Workloads<'a> {
         if !workload.is_template {
             self.by_pod.insert(&workload.name, number);
         }
+        if member.identity.is_some() {
+            self.by_address.extend(workload.addresses.iter().map(|&address| (address, number)));
+        }
         let accounts = self.by_account.entry(namespace).or_default();
         accounts.entry(&workload.service_account).or_default().push(number);
         let labels = self.by_label.entry(namespace).or_default();
@@ -91,6 +97,11 @@ impl<'a> Workloads<'a> {
 
     pub(crate) fn pod(&self, name: &PodName) -> Option<&Member<'a>> {
         self.by_pod.get(name).map(|&number| &self.all[number])
+    }
+
+    /// The pod of the mesh that has this address.
+    pub(crate) fn at(&self, address: IpAddr) -> Option<&Member<'a>> {
+        self.by_address.get(&address).map(|&number| &self.all[number])
     }
 
     /// The workloads that run as a ServiceAccount.
