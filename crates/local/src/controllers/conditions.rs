@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
 use k8s_openapi::api::batch::v1::JobCondition;
-use k8s_openapi::api::core::v1::{PodCondition, ReplicationControllerCondition};
+use k8s_openapi::api::core::v1::PodCondition;
 
 use super::plan::time;
 
@@ -49,7 +49,6 @@ macro_rules! condition {
 
 condition!(DeploymentCondition, last_update_time);
 condition!(ReplicaSetCondition);
-condition!(ReplicationControllerCondition);
 condition!(JobCondition, last_probe_time);
 condition!(PodCondition; ..Default::default());
 

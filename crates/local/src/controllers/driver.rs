@@ -1,6 +1,6 @@
 //! The loop: watch everything, compute what is to be done, do it, repeat until quiet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -110,6 +110,7 @@ impl Driver {
         self.rediscover = Instant::now() + REDISCOVER;
         let long_ago = Timestamp::now() - REPORT_AGAIN;
         self.retries.retain(|_, (_, at)| *at > long_ago);
+        self.forget_failures();
         let known = self.kinds.values().map(|watched| watched.kind.clone()).collect();
         let found = match discovery::resources(&self.client, known).await {
             Ok(found) => found,
@@ -131,6 +132,14 @@ impl Driver {
                 self.watch(key, kind);
             }
         }
+    }
+
+    /// Forgets failures of objects that are gone.
+    fn forget_failures(&mut self) {
+        let alive: HashSet<&str> = self.world.objects().iter().filter_map(|(_, meta)| meta.uid.as_deref()).collect();
+        let gone: Vec<String> =
+            self.world.failures.keys().filter(|uid| !alive.contains(uid.as_str())).cloned().collect();
+        gone.iter().for_each(|uid| drop(self.world.failures.remove(uid)));
     }
 
     fn watch(&mut self, key: String, kind: Kind) {
@@ -275,7 +284,14 @@ impl Driver {
             Err(error) => {
                 let message = message(&error);
                 let (name, verb) = (action.regarding.name.as_deref(), action.op.verb());
-                tracing::debug!(component = action.component, object = name, verb, error = message, "action failed");
+                match &action.failed {
+                    Some(_) => {
+                        tracing::debug!(component = action.component, object = name, verb, error = message, "failed")
+                    }
+                    None => {
+                        tracing::warn!(component = action.component, object = name, verb, error = message, "failed")
+                    }
+                }
                 let note = action.failed.clone().map(|note| note.with_cause(&message));
                 note.inspect(|_| drop(self.world.failures.insert(uid, message)))
             }
@@ -329,3 +345,6 @@ fn log_malformed(resource: &ApiResource, errors: impl IntoIterator<Item = serde_
         tracing::warn!(kind = resource.kind, %error, "an object of the API does not have its kind's shape; it is left alone");
     }
 }
+
+#[cfg(test)]
+mod tests;

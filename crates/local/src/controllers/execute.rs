@@ -75,6 +75,7 @@ async fn delete(client: &Client, target: &Target, deletion: Deletion) -> Result<
     let params = DeleteParams {
         propagation_policy: Some(deletion.into()),
         preconditions: Some(preconditions),
+        grace_period_seconds: (deletion == Deletion::Now).then_some(0),
         ..Default::default()
     };
     api(client, target).delete(&target.name, &params).await.map(|_| Outcome::Deleted)
@@ -91,10 +92,10 @@ async fn bind(client: &Client, pod: &Target, node: &str) -> Result<Outcome, Erro
     api(client, pod).get(&pod.name).await.map(written)
 }
 
-/// Whether the very object exists, whatever the watches said.
+/// Whether the object, or one of its name if the target has no uid, exists, whatever the watches said.
 async fn exists(client: &Client, target: &Target) -> Result<bool, Error> {
     let found = api(client, target).get_metadata_opt(&target.name).await?;
-    Ok(found.is_some_and(|found| found.metadata.uid == target.uid))
+    Ok(found.is_some_and(|found| target.uid.is_none() || found.metadata.uid == target.uid))
 }
 
 /// The last step of a namespace's deletion. Watches of different kinds are not ordered, so the API is asked once more.

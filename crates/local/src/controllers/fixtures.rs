@@ -184,6 +184,7 @@ impl Cluster {
         match op {
             Op::Create(target, value) => self.create(target, value.clone()),
             Op::Patch(target, patch) | Op::PatchStatus(target, patch) => self.patch(target, patch),
+            Op::Delete(target, Deletion::Now) => self.delete(target),
             Op::Delete(target, deletion) => {
                 let at = self.position(target).filter(|_| *deletion == Deletion::Foreground);
                 let meta =

@@ -14,6 +14,7 @@ mod cron_job;
 mod daemon_set;
 mod deployment;
 mod discovery;
+mod disruption;
 mod driver;
 mod endpoints;
 mod execute;
@@ -22,6 +23,7 @@ mod history;
 mod job;
 mod namespace;
 mod plan;
+mod pod_gc;
 mod pods;
 mod recorder;
 mod replica_set;
@@ -51,6 +53,8 @@ fn reconcile(world: &World, settings: &Settings, now: Timestamp) -> Plan {
     plan.extend(job::reconcile(world, now));
     plan.extend(scheduler::reconcile(world, now));
     plan.extend(endpoints::reconcile(world, now));
+    plan.extend(disruption::reconcile(world, now));
+    plan.extend(pod_gc::reconcile(world));
     plan.extend(garbage::reconcile(world));
     plan
 }

@@ -73,6 +73,8 @@ pub(crate) enum Deletion {
     Foreground,
     /// Left behind.
     Orphan,
+    /// As in the background, and without the grace period that a pod has.
+    Now,
 }
 
 /// One object: where it is and, as a precondition, which incarnation and state of it is meant.
@@ -218,7 +220,7 @@ impl Target {
 impl From<Deletion> for kube::api::PropagationPolicy {
     fn from(deletion: Deletion) -> Self {
         match deletion {
-            Deletion::Background => Self::Background,
+            Deletion::Background | Deletion::Now => Self::Background,
             Deletion::Foreground => Self::Foreground,
             Deletion::Orphan => Self::Orphan,
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -131,7 +131,6 @@ world! {
     persistent_volume_claims: PersistentVolumeClaim,
     deployments: Deployment,
     replica_sets: ReplicaSet,
-    replication_controllers: ReplicationController,
     stateful_sets: StatefulSet,
     daemon_sets: DaemonSet,
     controller_revisions: ControllerRevision,

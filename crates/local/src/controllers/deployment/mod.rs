@@ -121,8 +121,8 @@ impl<'a> Rollout<'a> {
         let size = rolling::initial(&self.sized(), self.bounds);
         let set = revision::new_replica_set(self.deployment, &self.old, self.bounds, size);
         let name = set.metadata.name.clone().unwrap_or_default();
-        if let Some(other) = self.world.replica_sets.get(set.metadata.namespace.as_deref().unwrap_or_default(), &name) {
-            return self.avoid(other, plan);
+        if self.world.replica_sets.get(set.metadata.namespace.as_deref().unwrap_or_default(), &name).is_some() {
+            return self.avoid(plan);
         }
         let action = plan.act(COMPONENT, self.deployment, Op::create(&set));
         action.failed("ReplicaSetCreateError", format!("Failed to create new replica set {name:?}"));
@@ -132,10 +132,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Another ReplicaSet has the name that ours would get: the count that goes into the hash is raised.
-    fn avoid(&self, other: &ReplicaSet, plan: &mut Plan) {
-        if other.metadata.deletion_timestamp.is_some() && other.metadata.owner_references.is_none() {
-            return;
-        }
+    fn avoid(&self, plan: &mut Plan) {
         let mut updated = self.deployment.clone();
         let status = updated.status.get_or_insert_default();
         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
