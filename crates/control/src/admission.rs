@@ -1,0 +1,69 @@
+//! Admission: refuses resources that can never work, and warns of those that do not work yet.
+
+use heddle_compile::{Problem, Severity};
+use heddle_smi::Invalid;
+use serde_json::{Value, json};
+
+/// The API server takes no more than this of each warning, in bytes, and not many of them.
+const WARNING_MAX: usize = 250;
+const WARNINGS: usize = 16;
+
+/// Answers an AdmissionReview. `trial` says what problems the object would have in the mesh; they warn and never
+/// refuse, because the order in which resources are created must not matter (A9).
+pub(crate) fn review(review: &Value, trial: impl FnOnce(&Value) -> Vec<Problem>) -> Value {
+    let request = &review["request"];
+    let object = &request["object"];
+    let mut response = json!({ "uid": request["uid"], "allowed": true });
+    if object.is_object() {
+        match heddle_smi::parse(object) {
+            Err(invalid) => {
+                response["allowed"] = json!(false);
+                response["status"] = refusal(object, &invalid);
+            }
+            Ok(parsed) => {
+                let warnings = warnings(&parsed.warnings, trial(object));
+                if !warnings.is_empty() {
+                    response["warnings"] = json!(warnings);
+                }
+            }
+        }
+    }
+    json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response })
+}
+
+/// The Status of a refusal: every field that is wrong, as the API server itself would say it.
+fn refusal(object: &Value, invalid: &[Invalid]) -> Value {
+    let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+    let listed: Vec<_> = invalid.iter().map(Invalid::to_string).collect();
+    let causes: Vec<_> = invalid
+        .iter()
+        .map(|invalid| json!({ "reason": invalid.reason.cause(), "message": invalid.message, "field": invalid.field }))
+        .collect();
+    json!({
+        "status": "Failure",
+        "code": 422,
+        "reason": "Invalid",
+        "message": format!("{kind} \"{name}\" is invalid: {}", listed.join("; ")),
+        "details": { "kind": kind, "name": name, "causes": causes },
+    })
+}
+
+fn warnings(doubts: &[Invalid], problems: Vec<Problem>) -> Vec<String> {
+    let doubts = doubts.iter().map(|doubt| (doubt.field.as_str(), doubt.to_string()));
+    let problems = problems.iter().filter(|problem| problem.severity != Severity::Note).map(|problem| {
+        let hint = problem.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+        (&*problem.origin.field, format!("{}: {}{hint}", problem.origin.field, problem.message))
+    });
+    let mut warnings: Vec<(&str, String)> = Vec::new();
+    for (field, warning) in doubts.chain(problems) {
+        // What the parser doubts the compiler finds, too.
+        if !warnings.iter().any(|(known, _)| *known == field) {
+            warnings.push((field, warning[..warning.floor_char_boundary(WARNING_MAX)].to_owned()));
+        }
+    }
+    warnings.into_iter().map(|(_, warning)| warning).take(WARNINGS).collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

@@ -1,0 +1,282 @@
+//! Serves the read API's documents, and the webhooks beside it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use heddle_compile::{Problem, ResourceSet, compile};
+use heddle_policy::{Origin, PodName};
+use heddle_xds::Proxies;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+use crate::discovery::{Discovery, lock};
+use crate::front_proxy::FrontProxy;
+use crate::https::ClientCertificate;
+use crate::plane::Snapshot;
+use crate::programmed::rejection;
+use crate::view::{self, API_VERSION, GROUP, List, MeshStatus, Metadata, STATUS_NAME, VERSION};
+use crate::world::Key;
+use crate::{admission, conversion};
+
+/// What the handlers read.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) snapshots: watch::Receiver<Snapshot>,
+    pub(crate) proxies: watch::Receiver<Proxies>,
+    pub(crate) discovery: Arc<Discovery>,
+    pub(crate) front_proxy: watch::Receiver<FrontProxy>,
+}
+
+/// An object of the API server is at most 1.5 MiB; an admission review holds two.
+const ADMISSION_MAX: usize = 8 << 20;
+
+/// A conversion review holds a page of a list.
+const CONVERSION_MAX: usize = 64 << 20;
+
+/// Trial compilations at a time, and how long one may take. Without it there are fewer warnings, and nothing else.
+const TRIALS: usize = 1;
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// The routes of port 15017.
+pub(crate) fn router(sources: Sources) -> Router {
+    let trials = Arc::new(Semaphore::new(TRIALS));
+    let validate = post(validate).layer(DefaultBodyLimit::max(ADMISSION_MAX)).with_state((sources.clone(), trials));
+    let convert = post(convert).layer(DefaultBodyLimit::max(CONVERSION_MAX));
+    let group = format!("/apis/{GROUP}");
+    let version = format!("/apis/{API_VERSION}");
+    let read = Router::new()
+        .route(&group, get(async || Json(api_group())))
+        .route(&version, get(async || Json(api_resources())))
+        .route(&format!("{version}/proxies"), get(list_proxies))
+        .route(&format!("{version}/proxies/{{name}}"), get(get_proxy))
+        .route(&format!("{version}/edges"), get(list_edges))
+        .route(&format!("{version}/status"), get(list_statuses))
+        .route(&format!("{version}/status/{{name}}"), get(get_status))
+        .layer(middleware::from_fn_with_state(sources.front_proxy.clone(), authenticate))
+        .with_state(sources);
+    Router::new().route("/validate", validate).route("/convert", convert).merge(read).fallback(async || not_found(""))
+}
+
+/// Lets in only the API server, which has authenticated and authorised the request that it passes on.
+async fn authenticate(
+    State(front_proxy): State<watch::Receiver<FrontProxy>>,
+    Extension(certificate): Extension<ClientCertificate>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let admitted = front_proxy.borrow().admits(&certificate);
+    if admitted {
+        return next.run(request).await;
+    }
+    status(StatusCode::UNAUTHORIZED, "Unauthorized", "ask through the Kubernetes API server".to_owned())
+}
+
+// === webhooks ===
+
+async fn validate(
+    State((sources, trials)): State<(Sources, Arc<Semaphore>)>,
+    Json(review): Json<Value>,
+) -> Json<Value> {
+    let resources = sources.snapshots.borrow().resources.clone();
+    let object = review["request"]["object"].clone();
+    let problems = match trials.try_acquire_owned() {
+        Ok(permit) => {
+            let trial = tokio::task::spawn_blocking(move || {
+                let problems = try_out(&resources, &object);
+                drop(permit);
+                problems
+            });
+            tokio::time::timeout(TRIAL, trial).await.ok().and_then(Result::ok).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    };
+    Json(admission::review(&review, |_| problems))
+}
+
+/// The problems that `object` would have in the mesh.
+fn try_out(resources: &ResourceSet, object: &Value) -> Vec<Problem> {
+    let key = Key::of(object);
+    let mut resources = resources.clone();
+    resources.insert(object, "".into());
+    let mut problems = compile(&resources).problems;
+    problems.retain(|problem| Key::from(&problem.origin) == key);
+    problems
+}
+
+async fn convert(Json(review): Json<Value>) -> Json<Value> {
+    Json(conversion::convert(&review))
+}
+
+// === documents ===
+
+async fn list_proxies(State(sources): State<Sources>) -> Response {
+    Json(List::new("Proxy", sources.revision(), sources.proxies())).into_response()
+}
+
+async fn get_proxy(State(sources): State<Sources>, Path(name): Path<String>) -> Response {
+    one(sources.proxies().into_iter().find(|proxy| proxy.metadata.name == name), &name)
+}
+
+async fn list_edges(State(sources): State<Sources>) -> Response {
+    Json(List::new("Edge", sources.revision(), sources.edges())).into_response()
+}
+
+async fn list_statuses(State(sources): State<Sources>) -> Response {
+    Json(List::new("MeshStatus", sources.revision(), vec![sources.status()])).into_response()
+}
+
+async fn get_status(State(sources): State<Sources>, Path(name): Path<String>) -> Response {
+    one((name == STATUS_NAME).then(|| sources.status()), &name)
+}
+
+impl Sources {
+    fn revision(&self) -> u64 {
+        self.snapshots.borrow().revision
+    }
+
+    fn proxies(&self) -> Vec<view::Proxy> {
+        let mesh = self.snapshots.borrow().compiled.mesh.clone();
+        let proxies = self.proxies.borrow();
+        let connected = proxies.iter().map(|(pod, proxy)| {
+            let target = self.discovery.target(pod);
+            let acked = proxy.acked.as_ref();
+            view::Proxy {
+                connected: true,
+                revision: acked.map_or_else(String::new, |acked| acked.revision.to_string()),
+                current: acked.is_some_and(|acked| target.as_ref() == Some(&acked.config)),
+                rejected: rejection(proxy).map(str::to_owned),
+                ..proxy_of(&mesh, pod)
+            }
+        });
+        let missing = mesh.pods().filter(|pod| !proxies.contains_key(*pod)).map(|pod| proxy_of(&mesh, pod));
+        connected.chain(missing).collect()
+    }
+
+    fn edges(&self) -> Vec<view::Edge> {
+        let mesh = self.snapshots.borrow().compiled.mesh.clone();
+        let workload = |pod: &PodName| mesh.proxy_config(pod)?.settings?.workload.clone();
+        let edges = lock(&self.discovery.edges);
+        let documents = edges.windows(Instant::now()).into_iter().zip(0..).map(|((edge, window), number)| {
+            let side = format!("{:?}", edge.side).to_lowercase();
+            view::Edge {
+                api_version: API_VERSION.to_owned(),
+                kind: "Edge".to_owned(),
+                metadata: Metadata { name: format!("{side}.{number}.{}.{}", edge.pod.name, edge.pod.namespace) },
+                edge: edge.clone(),
+                workload: workload(&edge.pod),
+                peer_workload: edge.peer_pod.as_ref().and_then(workload),
+                window,
+            }
+        });
+        documents.collect()
+    }
+
+    fn status(&self) -> MeshStatus {
+        let Snapshot { revision, compiled, modes, unreadable, .. } = self.snapshots.borrow().clone();
+        let proxies = self.proxies();
+        let connected = || proxies.iter().filter(|proxy| proxy.connected);
+        let trust_domain = modes.trust_domain.clone();
+        MeshStatus {
+            api_version: API_VERSION.to_owned(),
+            kind: "MeshStatus".to_owned(),
+            metadata: Metadata { name: STATUS_NAME.to_owned() },
+            revision,
+            mode: modes.of_mesh(),
+            trust_domain: trust_domain.unwrap_or_else(|| heddle_smi::MeshConfigSpec::default().trust_domain),
+            namespaces: modes
+                .of_namespaces()
+                .map(|(name, mode)| view::NamespaceStatus { name: name.clone(), mode })
+                .collect(),
+            proxies: view::ProxyCounts {
+                expected: compiled.mesh.pods().count(),
+                connected: connected().count(),
+                current: connected().filter(|proxy| proxy.current).count(),
+                rejecting: connected().filter(|proxy| proxy.rejected.is_some()).count(),
+            },
+            problems: compiled.problems.iter().map(problem).collect(),
+            unreadable,
+        }
+    }
+}
+
+fn proxy_of(mesh: &heddle_compile::Mesh, pod: &PodName) -> view::Proxy {
+    let settings = mesh.proxy_config(pod).and_then(|config| config.settings);
+    view::Proxy {
+        api_version: API_VERSION.to_owned(),
+        kind: "Proxy".to_owned(),
+        metadata: Metadata { name: format!("{}.{}", pod.name, pod.namespace) },
+        pod: pod.clone(),
+        identity: settings.as_ref().map(|settings| settings.identity.clone()),
+        workload: settings.and_then(|settings| settings.workload.clone()),
+        connected: false,
+        revision: String::new(),
+        current: false,
+        rejected: None,
+    }
+}
+
+fn problem(problem: &Problem) -> view::Problem {
+    let Problem { origin, severity, reason, message, hint } = problem;
+    let origin: Origin = origin.clone();
+    view::Problem {
+        origin,
+        severity: severity.to_string(),
+        reason: reason.code().to_owned(),
+        message: message.clone(),
+        hint: hint.clone(),
+    }
+}
+
+// === answers in the manner of Kubernetes ===
+
+fn one<T: Serialize>(document: Option<T>, name: &str) -> Response {
+    document.map_or_else(|| not_found(name), |document| Json(document).into_response())
+}
+
+fn not_found(name: &str) -> Response {
+    status(StatusCode::NOT_FOUND, "NotFound", format!("\"{name}\" not found"))
+}
+
+fn status(code: StatusCode, reason: &str, message: String) -> Response {
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Status",
+        "status": "Failure",
+        "code": code.as_u16(),
+        "reason": reason,
+        "message": message,
+    });
+    (code, Json(body)).into_response()
+}
+
+fn api_group() -> Value {
+    let version = json!({ "groupVersion": API_VERSION, "version": VERSION });
+    json!({
+        "apiVersion": "v1",
+        "kind": "APIGroup",
+        "name": GROUP,
+        "versions": [version],
+        "preferredVersion": version,
+    })
+}
+
+fn api_resources() -> Value {
+    let resource = |name: &str, singular: &str, kind: &str| json!({ "name": name, "singularName": singular, "kind": kind, "namespaced": false, "verbs": ["get", "list"] });
+    json!({
+        "apiVersion": "v1",
+        "kind": "APIResourceList",
+        "groupVersion": API_VERSION,
+        "resources": [
+            resource("proxies", "proxy", "Proxy"),
+            resource("edges", "edge", "Edge"),
+            resource("status", "status", "MeshStatus"),
+        ],
+    })
+}
