@@ -93,7 +93,10 @@ fn identity_binding() -> Schema {
     let labels = Schema { min_properties: Some(1), ..strings() };
     let selector =
         object([("matchLabels", labels.about("Labels that a pod must all have."))]).required(&["matchLabels"]);
-    let spiffe = Schema { min_length: Some(1), max_length: Some(2048), ..string() };
+    let spiffe = Schema { min_length: Some(1), max_length: Some(2048), ..string() }.rule(
+        "self.matches('^(spiffe://)?[a-z0-9._-]+(/[a-zA-Z0-9._-]+)*$')",
+        "a SPIFFE ID is written spiffe://<trust domain>/<path>",
+    );
     let schemes = object([
         ("podLabelSelector", selector.about("Pods of this namespace, by label. Excludes serviceAccount.")),
         ("spiffeIdentities", list(spiffe).items(1, 256).set().about("SPIFFE IDs: spiffe://<trust domain>/<path>.")),
@@ -229,7 +232,7 @@ fn status() -> Schema {
     let condition = object([
         ("type", name()),
         ("status", one_of(&["True", "False", "Unknown"])),
-        ("observedGeneration", integer(0, i64::MAX as u64)),
+        ("observedGeneration", Schema { maximum: None, ..integer(0, 0) }),
         ("lastTransitionTime", Schema { format: Some("date-time".to_owned()), ..string() }),
         ("reason", string()),
         ("message", string()),
