@@ -1,4 +1,70 @@
 //! The Service Mesh Interface: every kind and version, conversion between them, validation, CRDs.
+//!
+//! For whoever writes a mesh, or a tool that works with every mesh. The types are those of the newest versions (access,
+//! specs and split `v1alpha4`) and implement [`kube::Resource`]; what is older is converted. The crate knows no client,
+//! no proxy and no clock.
+//!
+//! - [`parse`] reads an object of any kind and version, checks it, and gives a [`Resource`] or everything that is wrong
+//!   with it, each with its field.
+//! - [`convert`] turns an object into another version, without ever granting more: what a version cannot carry is kept
+//!   in an [`annotation`], or the conversion is refused.
+//! - [`crds`] are the CustomResourceDefinitions, with rules that hold where no webhook runs.
+//! - [`manifest::parse`] reads files so that every field knows its line and column.
+//! - [`metrics`] has the types of TrafficMetrics.
+//!
+//! # A canary
+//!
+//! ```
+//! use heddle_smi::{Backend, Kind, TrafficSplit, TrafficSplitSpec, convert, parse};
+//!
+//! let backend = |service: &str, weight| Backend { service: service.to_owned(), weight };
+//! let split = TrafficSplit::new("website", TrafficSplitSpec {
+//!     service: "website".to_owned(),
+//!     backends: vec![backend("website-v1", 90), backend("website-v2", 10)],
+//!     matches: vec![],
+//! });
+//!
+//! let object = serde_json::to_value(&split)?;
+//! assert_eq!(object["apiVersion"], "split.smi-spec.io/v1alpha4");
+//! for version in Kind::TrafficSplit.versions() {
+//!     let older = convert(object.clone(), &Kind::TrafficSplit.api_version(*version))?;
+//!     println!("{older:#}");
+//!     assert!(parse(&older).is_ok());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! With [`kube`] it is a resource like any other, whatever version others write it in:
+//!
+//! ```
+//! use heddle_smi::TrafficSplit;
+//! use kube::api::{Api, Patch, PatchParams};
+//!
+//! async fn shift(client: kube::Client, split: TrafficSplit) -> kube::Result<TrafficSplit> {
+//!     let splits: Api<TrafficSplit> = Api::default_namespaced(client);
+//!     splits.patch("website", &PatchParams::apply("rollout"), &Patch::Apply(&split)).await
+//! }
+//! ```
+//!
+//! # What is wrong with a manifest
+//!
+//! ```
+//! use heddle_smi::{manifest, parse};
+//!
+//! let manifest = manifest::parse("
+//! apiVersion: split.smi-spec.io/v1alpha2
+//! kind: TrafficSplit
+//! metadata: {name: website}
+//! spec:
+//!   service: website
+//!   backends:
+//!   - {service: website-v1, weight: -1}
+//! ");
+//! let document = &manifest.documents[0];
+//! let errors = parse(&document.value).unwrap_err();
+//! assert_eq!(errors[0].to_string(), "spec.backends[0].weight: must be at least 0, is -1");
+//! assert_eq!(document.place(&errors[0].field).line, 8);
+//! ```
 
 mod access;
 pub mod annotation;
@@ -9,6 +75,7 @@ mod invalid;
 mod kind;
 pub mod manifest;
 mod mesh;
+pub mod metrics;
 mod path;
 mod resource;
 mod schema;

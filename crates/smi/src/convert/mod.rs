@@ -264,8 +264,8 @@ fn split_up(from: Version, object: &mut Map<String, Value>) -> Result<(), Invali
 fn split_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Invalid> {
     if to <= Version::V1Alpha2 {
         let matches = field_mut(object, "spec", "")?.remove("matches");
-        let some = matches.filter(|matches| matches.as_array().is_none_or(|matches| !matches.is_empty()));
-        annotation::keep(object, annotation::MATCHES, some)?;
+        let empty = |matches: &Value| matches.is_null() || matches.as_array().is_some_and(Vec::is_empty);
+        annotation::keep(object, annotation::MATCHES, matches.filter(|matches| !empty(matches)))?;
     }
     if to == Version::V1Alpha1 {
         weight::down(object)?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What a resource means to the mesh, as sets that can be compared.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Granted {
+pub(crate) enum Granted {
     /// Destination and the only port, rules, sources.
     Target {
         destination: String,
@@ -33,7 +33,7 @@ pub enum Granted {
 }
 
 impl Granted {
-    pub fn by(resource: &Resource) -> Self {
+    pub(crate) fn by(resource: &Resource) -> Self {
         match resource {
             Resource::TrafficTarget(target) => Self::Target {
                 destination: format!("{:?}", target.spec.destination),
@@ -72,7 +72,7 @@ impl Granted {
     }
 
     /// Whether all that this grants is granted by `other` too.
-    pub fn is_within(&self, other: &Self) -> bool {
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
         match (self, other) {
             (
                 Self::Target { destination: a, port: narrow, rules: x, sources: s },
@@ -100,7 +100,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 /// A valid resource of any kind in any version.
-pub fn resource() -> impl Strategy<Value = Value> {
+pub(crate) fn resource() -> impl Strategy<Value = Value> {
     let newest = prop_oneof![target(), group(), route(), split(), binding()];
     let written_in_newest = (newest, 0..4usize).prop_map(|(value, version)| {
         let (kind, _) = Kind::of(&value).unwrap();
@@ -111,7 +111,7 @@ pub fn resource() -> impl Strategy<Value = Value> {
 }
 
 /// A valid resource of an older version, or a TrafficTarget of any, without and with annotations of conversion.
-pub fn annotated() -> impl Strategy<Value = (Value, Value)> {
+pub(crate) fn annotated() -> impl Strategy<Value = (Value, Value)> {
     let port = select(vec!["80", "8080", "", "0", "x", "99999"]).prop_map(str::to_owned);
     let matches = prop_oneof![
         ports().prop_map(|ports| json!({"ports": ports}).to_string()),
@@ -138,7 +138,7 @@ pub fn annotated() -> impl Strategy<Value = (Value, Value)> {
 }
 
 /// A resource in which one value somewhere was replaced by another.
-pub fn damaged() -> impl Strategy<Value = Value> {
+pub(crate) fn damaged() -> impl Strategy<Value = Value> {
     let junk = select(vec![
         json!(null),
         json!(true),
