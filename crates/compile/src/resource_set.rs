@@ -30,6 +30,8 @@ pub struct ResourceSet {
     pub(crate) udp_routes: Facts<smi::UdpRoute>,
     pub(crate) splits: Facts<smi::TrafficSplit>,
     pub(crate) mesh_configs: Facts<smi::MeshConfig>,
+    /// Objects of SMI's groups and of no kind that they have, by `Kind/name`.
+    unknown: Facts<()>,
 }
 
 /// The objects of one kind, by namespace and name. The namespace is empty for cluster-scoped kinds.
@@ -63,7 +65,7 @@ impl ResourceSet {
 
     fn apply(&mut self, object: &Value, at: Option<Arc<str>>) {
         let Some(identity) = Identity::of(object) else { return };
-        let entry = Entry { object, identity: &identity, at };
+        let entry = Entry { object, identity: &identity, key: identity.name.clone(), at };
         match (identity.group, identity.kind) {
             ("", "Namespace") => entry.lower(&mut self.namespaces, |_, object| lower::namespace(object).map(Some)),
             ("", "Service") => entry.lower(&mut self.services, |id, object| lower::service(id, object).map(Some)),
@@ -72,8 +74,7 @@ impl ResourceSet {
             ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
             | ("batch", "Job" | "CronJob")
             | ("", "ReplicationController") => {
-                let key = Arc::from(format!("{}/{}", identity.kind, identity.name));
-                entry.lower_as(key, &mut self.templates, |id, object| pod::template(id, object).map(Some));
+                entry.by_kind().lower(&mut self.templates, |id, object| pod::template(id, object).map(Some));
             }
             _ => self.apply_smi(entry),
         }
@@ -83,9 +84,9 @@ impl ResourceSet {
         use smi::Resource as R;
         macro_rules! put {
             ($map:ident, $variant:ident) => {
-                entry.parse(&mut self.$map, |resource, _, _| match resource {
-                    R::$variant(value) => Some(value),
-                    _ => None,
+                entry.parse(&mut self.$map, |resource, _| match resource {
+                    R::$variant(value) => (Some(value), Vec::new()),
+                    _ => (None, Vec::new()),
                 })
             };
         }
@@ -96,11 +97,13 @@ impl ResourceSet {
             ("specs.smi-spec.io", "UDPRoute") => put!(udp_routes, UdpRoute),
             ("split.smi-spec.io", "TrafficSplit") => put!(splits, TrafficSplit),
             ("heddle.dev", "MeshConfig") => put!(mesh_configs, MeshConfig),
-            ("specs.smi-spec.io", "HTTPRouteGroup") => {
-                entry.parse(&mut self.groups, |resource, place, problems| match resource {
-                    R::HttpRouteGroup(group) => route_group(&group, place, problems),
-                    _ => None,
-                });
+            ("specs.smi-spec.io", "HTTPRouteGroup") => entry.parse(&mut self.groups, |resource, fact| match resource {
+                R::HttpRouteGroup(group) => route_group(&group, fact),
+                _ => (None, Vec::new()),
+            }),
+            // A kind that SMI does not have is a mistake in its name.
+            (group, _) if group == "heddle.dev" || group.ends_with(".smi-spec.io") => {
+                entry.by_kind().parse(&mut self.unknown, |_, _| (None, Vec::new()));
             }
             _ => {}
         }
@@ -115,7 +118,7 @@ impl ResourceSet {
         let workloads = of(&self.pods).chain(of(&self.templates));
         let access = of(&self.targets).chain(of(&self.bindings));
         let specs = of(&self.groups).chain(of(&self.tcp_routes)).chain(of(&self.udp_routes));
-        let rest = of(&self.splits).chain(of(&self.mesh_configs));
+        let rest = of(&self.splits).chain(of(&self.mesh_configs)).chain(of(&self.unknown));
         core.chain(workloads).chain(access).chain(specs).chain(rest).cloned().collect()
     }
 }
@@ -143,29 +146,27 @@ impl<'a> Identity<'a> {
     }
 }
 
-/// An object on its way into the set, or out of it when it has no place.
+/// An object on its way into the set, or out of it.
 struct Entry<'a> {
     object: &'a Value,
     identity: &'a Identity<'a>,
+    /// Its name among the objects of its map.
+    key: Arc<str>,
+    /// Absent for one that leaves.
     at: Option<Arc<str>>,
 }
 
 // === impl Entry ===
 
 impl Entry<'_> {
-    /// Inserts what `lower` makes of a Kubernetes object.
-    fn lower<T>(self, map: &mut Facts<T>, lower: impl Fn(&Identity<'_>, &Value) -> serde_json::Result<Option<T>>) {
-        let name = self.identity.name.clone();
-        self.lower_as(name, map, lower);
+    /// Keyed by kind and name, for a map of several kinds.
+    fn by_kind(self) -> Self {
+        Self { key: format!("{}/{}", self.identity.kind, self.identity.name).into(), ..self }
     }
 
-    fn lower_as<T>(
-        self,
-        name: Arc<str>,
-        map: &mut Facts<T>,
-        lower: impl Fn(&Identity<'_>, &Value) -> serde_json::Result<Option<T>>,
-    ) {
-        self.place(name, map, |entry, fact| match lower(entry.identity, entry.object) {
+    /// Inserts what `lower` makes of a Kubernetes object.
+    fn lower<T>(self, map: &mut Facts<T>, lower: impl Fn(&Identity<'_>, &Value) -> serde_json::Result<Option<T>>) {
+        self.place(map, |entry, fact| match lower(entry.identity, entry.object) {
             Ok(value) => fact.value = value,
             Err(error) => {
                 let message = format!("the {} cannot be read and is left out: {error}", entry.identity.kind);
@@ -174,26 +175,23 @@ impl Entry<'_> {
         });
     }
 
-    /// Inserts an SMI resource, as `convert` takes it from its newest version.
-    fn parse<T>(self, map: &mut Facts<T>, convert: impl Fn(smi::Resource, &Fact<()>, &mut Vec<Problem>) -> Option<T>) {
-        let name = self.identity.name.clone();
-        self.place(name, map, |entry, fact| {
-            let place = Fact { origin: fact.origin.clone(), value: None, ..Fact::new(entry.identity) };
-            match smi::parse(entry.object) {
-                Ok(parsed) => {
-                    fact.problems
-                        .extend(parsed.warnings.iter().map(|warning| Problem::doubtful(&place.origin, warning)));
-                    fact.value = convert(parsed.resource, &place, &mut fact.problems);
-                }
-                Err(invalid) => {
-                    fact.problems.extend(invalid.iter().map(|invalid| Problem::refused(&place.origin, invalid)));
-                }
+    /// Inserts what `convert` makes of an SMI resource in its newest version. The `Fact` it is given has its place.
+    fn parse<T>(self, map: &mut Facts<T>, convert: impl Fn(smi::Resource, &Fact<T>) -> (Option<T>, Vec<Problem>)) {
+        self.place(map, |entry, fact| match smi::parse(entry.object) {
+            Ok(parsed) => {
+                fact.problems.extend(parsed.warnings.iter().map(|warning| Problem::doubtful(&fact.origin, warning)));
+                let (value, problems) = convert(parsed.resource, fact);
+                fact.value = value;
+                fact.problems.extend(problems);
+            }
+            Err(invalid) => {
+                fact.problems.extend(invalid.iter().map(|invalid| Problem::refused(&fact.origin, invalid)));
             }
         });
     }
 
-    fn place<T>(self, name: Arc<str>, map: &mut Facts<T>, fill: impl FnOnce(&Self, &mut Fact<T>)) {
-        let key = (self.identity.namespace.clone(), name);
+    fn place<T>(self, map: &mut Facts<T>, fill: impl FnOnce(&Self, &mut Fact<T>)) {
+        let key = (self.identity.namespace.clone(), self.key.clone());
         let Some(at) = &self.at else {
             map.remove(&key);
             return;

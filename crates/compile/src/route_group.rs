@@ -10,24 +10,21 @@ use crate::{Problem, ProblemReason};
 
 /// Compiles the patterns of a group. A valid group has none that does not compile; if one does not after all, its
 /// match matches nothing (S19).
-pub(crate) fn route_group(
-    group: &smi::HttpRouteGroup,
-    place: &Fact<()>,
-    problems: &mut Vec<Problem>,
-) -> Option<RouteGroup> {
+pub(crate) fn route_group(group: &smi::HttpRouteGroup, fact: &Fact<RouteGroup>) -> (Option<RouteGroup>, Vec<Problem>) {
     let mut matches = Vec::with_capacity(group.spec.matches.len());
+    let mut problems = Vec::new();
     for (number, spec) in group.spec.matches.iter().enumerate() {
-        let origin = place.at(&format!("spec.matches[{number}]"));
+        let origin = fact.at(&format!("spec.matches[{number}]"));
+        problems.extend(longer_paths(spec, &origin));
         match http_match(spec, &origin) {
             Ok(http_match) => matches.push((Arc::from(spec.name.as_str()), Arc::new(http_match))),
             Err(error) => {
                 let message = format!("the match `{}` matches nothing: {error}", spec.name);
-                problems.push(Problem::error(origin.clone(), ProblemReason::Invalid, message));
+                problems.push(Problem::error(origin, ProblemReason::Invalid, message));
             }
         }
-        problems.extend(longer_paths(spec, &origin));
     }
-    Some(RouteGroup { matches })
+    (Some(RouteGroup { matches }), problems)
 }
 
 fn http_match(spec: &smi::HttpMatch, origin: &Origin) -> Result<HttpMatch, InvalidPattern> {
