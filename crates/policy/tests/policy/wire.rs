@@ -1,6 +1,6 @@
 //! The forms in which configuration travels.
 
-use heddle_policy::{Piece, PodName, ProxyConfig, ServiceName, SpiffeId};
+use heddle_policy::{Piece, PodName, ProxyConfig, Reason, ServiceName, SpiffeId};
 use serde_json::json;
 
 fn config() -> ProxyConfig {
@@ -35,6 +35,20 @@ fn removing_an_unknown_piece_changes_nothing() {
         config.remove(name);
     }
     assert_eq!(config, self::config());
+}
+
+/// Clients and dashboards read these: none may change, and the wire says the same as the header.
+#[test]
+fn reasons_have_stable_codes_and_statuses() {
+    let expected = "no-identity 403, no-target 403, source-not-allowed 403, port-not-allowed 403, route-not-allowed 403, \
+                    not-http 403, split-all-zero 503, no-endpoint 503, connect-failed 502, peer-identity 502, \
+                    upstream-reset 502, upstream-timeout 504, bad-request 400, head-too-large 431, \
+                    request-timeout 408, overloaded 503";
+    for pair in expected.split(", ") {
+        let (code, status) = pair.split_once(' ').unwrap();
+        let reason: Reason = serde_json::from_value(json!(code)).unwrap();
+        assert_eq!((reason.code(), reason.status().to_string().as_str()), (code, status));
+    }
 }
 
 #[test]
