@@ -7,8 +7,17 @@ use serde_json::{Value, json};
 use super::object::{self, items, text};
 use super::resource::{Registry, Resource, SchemaSource};
 
+/// CEL rules of a schema, compiled once.
+pub(crate) struct Rules(pub kube_cel::CompiledSchema);
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rules")
+    }
+}
+
 /// One served version of a custom type.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct CustomVersion {
     /// Name of the CustomResourceDefinition.
     pub crd: String,
@@ -16,6 +25,7 @@ pub(crate) struct CustomVersion {
     pub storage_version: String,
     /// `openAPIV3Schema`, or an open object where there is none.
     pub schema: Value,
+    pub rules: Rules,
     /// `additionalPrinterColumns`.
     pub columns: Vec<Value>,
     /// The scale subresource's paths.
@@ -87,6 +97,7 @@ fn custom_version(crd: &Value, version: &Value, storage: &str) -> CustomVersion 
     CustomVersion {
         crd: object::name(crd).to_owned(),
         storage_version: storage.to_owned(),
+        rules: Rules(kube_cel::compile_schema(&schema)),
         schema,
         columns: items(version, "/additionalPrinterColumns").to_vec(),
         scale: scale_paths(&version["subresources"]["scale"]),

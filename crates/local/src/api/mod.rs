@@ -1,52 +1,71 @@
 //! The embedded Kubernetes API server: one axum router over one store, for `kubectl` over TLS and for clients in this
 //! process. It is for one machine; it is no replacement for a cluster's API server.
 
+mod allocate;
+mod authn;
 mod bootstrap;
 mod columns;
 mod convert;
 mod crd;
+mod crd_validation;
 mod custom;
+mod custom_validation;
 mod defaults;
 mod definitions;
 mod delete;
 mod discovery;
 mod error;
 mod jsonpath;
+mod kubeconfig;
 mod merge_keys;
 mod names;
 mod negotiate;
+mod node;
 mod object;
 mod patch;
+mod pki;
 mod pod_status;
 mod quantity;
+mod rbac;
 mod read;
 mod reaper;
 mod request;
 mod resource;
+mod review;
 mod scale;
 mod schema;
 mod selector;
+mod serve;
 mod server;
+mod spdy;
 mod store;
 mod strategic;
 mod strategy;
+mod streams;
 mod subresource;
 mod table;
+mod token;
 mod user;
+mod validate;
 mod view;
 mod watch;
+mod websocket;
 mod write;
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 pub use self::error::{Cause, Failure};
+pub use self::node::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, TerminalSize};
+pub use self::pki::PkiError;
 pub use self::store::StoreError;
 pub use self::user::User;
 
@@ -73,6 +92,10 @@ pub enum ApiError {
     Store(#[from] StoreError),
     #[error("cannot use the state directory {path}: {source}; check that it exists and that you may write to it")]
     StateDir { path: String, source: std::io::Error },
+    #[error("the API's listener has no address: {source}")]
+    Listen { source: std::io::Error },
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     #[error("cannot create the first objects: {0}")]
     Bootstrap(Failure),
 }
@@ -80,21 +103,54 @@ pub enum ApiError {
 impl Api {
     /// Opens the store and makes sure that the objects every cluster has are there. Must be called in a Tokio runtime.
     pub async fn open(config: Config) -> Result<Self, ApiError> {
-        let store = match &config.state_dir {
-            None => store::Store::memory(),
+        let (store, pki) = match &config.state_dir {
+            None => (store::Store::memory(), pki::Pki::open(None)?),
             Some(dir) => {
                 let failed = |source| ApiError::StateDir { path: dir.display().to_string(), source };
                 std::fs::create_dir_all(dir).map_err(failed)?;
-                store::Store::open(&dir.join("objects.redb"))?
+                (store::Store::open(&dir.join("objects.redb"))?, pki::Pki::open(Some(&dir.join("pki")))?)
             }
         };
-        let server = server::Server::new(store);
+        let server = server::Server::new(store, pki);
         tokio::spawn(reaper::run(Arc::downgrade(&server)));
         bootstrap::run(&server).await.map_err(ApiError::Bootstrap)?;
         Ok(Api { server })
     }
 
-    /// The API as a router. A request must carry a [`User`] extension, or it is answered 401.
+    /// Gives logs, exec and port-forward to the kubelet.
+    pub fn set_node(&self, node: Arc<dyn Node>) {
+        self.server.set_node(node);
+    }
+
+    /// The certificate of the cluster's authority, in PEM: what pods trust (`kube-root-ca.crt`).
+    pub fn ca_pem(&self) -> &str {
+        &self.server.pki.cluster.pem
+    }
+
+    /// Serves TLS on the listener until the future is dropped. `pods_see` is where pods reach it, when that is another
+    /// address: the endpoint behind the Service `kubernetes`.
+    pub async fn serve(&self, listener: TcpListener, pods_see: Option<SocketAddr>) -> Result<(), ApiError> {
+        let failed = |source| ApiError::Listen { source };
+        let local = listener.local_addr().map_err(failed)?;
+        let seen = pods_see.unwrap_or(local);
+        let tls = serve::tls(&self.server.pki, &[local.ip(), seen.ip()])?;
+        bootstrap::publish_endpoint(&self.server, seen).await.map_err(ApiError::Bootstrap)?;
+        serve::run(self.router(), tls, listener).await;
+        Ok(())
+    }
+
+    /// A kubeconfig with an administrator's client certificate, for the API at `api`.
+    pub fn kubeconfig(&self, api: SocketAddr) -> Result<serde_json::Value, ApiError> {
+        Ok(kubeconfig::admin(&self.server.pki, api)?)
+    }
+
+    /// Writes that kubeconfig to a file that only its owner may read.
+    pub fn write_kubeconfig(&self, api: SocketAddr, path: &Path) -> Result<(), ApiError> {
+        Ok(kubeconfig::write(&self.kubeconfig(api)?, path)?)
+    }
+
+    /// The API as a router. A request is by the [`User`] in its extensions, by the bearer of a ServiceAccount token, or
+    /// it is answered 401.
     pub fn router(&self) -> Router {
         Router::new().fallback(server::handle).with_state(self.server.clone())
     }

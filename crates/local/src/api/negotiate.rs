@@ -24,11 +24,16 @@ pub(crate) enum View {
 }
 
 impl Format {
+    /// Objects in JSON.
+    pub(crate) fn json() -> Self {
+        Format { view: View::Object, yaml: false }
+    }
+
     /// The first of the media types that can be served.
     pub(crate) fn of(headers: &HeaderMap) -> Answer<Self> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if accept.trim().is_empty() {
-            return Ok(Format { view: View::Object, yaml: false });
+            return Ok(Format::json());
         }
         accept.split(',').find_map(media_type).ok_or_else(Failure::not_acceptable)
     }

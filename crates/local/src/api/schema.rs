@@ -106,6 +106,16 @@ impl<'a> Schema<'a> {
         self.target["oneOf"].as_array()?.iter().map(|node| self.at(node)).find(|s| s.properties().is_some())
     }
 
+    /// The schemas of `allOf`, `anyOf` or `oneOf`.
+    pub(crate) fn branches(&self, keyword: &str) -> Vec<Self> {
+        self.target[keyword].as_array().into_iter().flatten().map(|node| self.at(node)).collect()
+    }
+
+    pub(crate) fn not(&self) -> Option<Self> {
+        self.target["not"].as_object()?;
+        Some(self.at(&self.target["not"]))
+    }
+
     pub(crate) fn list_type(&self) -> ListType {
         match self.text("x-kubernetes-list-type") {
             "set" => ListType::Set,
@@ -237,6 +247,7 @@ fn decode_object(schema: Schema<'_>, map: &mut Map<String, Value>, at: &Path<'_>
 /// A list or map that a typed server would leave out again. An empty object with properties is a choice, and stays.
 fn is_empty_collection(schema: Schema<'_>, value: &Value) -> bool {
     match value {
+        _ if schema.name.ends_with(".JSON") => false,
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty() && schema.additional().is_some(),
         _ => false,

@@ -1,19 +1,25 @@
 //! One request, top to bottom: parse, authenticate, authorize, find the resource, act.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
 use super::error::{Answer, Failure};
 use super::negotiate::{Format, respond};
+use super::node::Node;
+use super::pki::Pki;
+use super::rbac::Attributes;
 use super::request::{Place, Query, Target};
 use super::resource::{Registry, Resource};
 use super::store::{Key, Object, Store};
+use super::streams::STREAMS;
 use super::user::User;
 use super::write::Write;
 use super::{crd, object};
@@ -24,7 +30,11 @@ const BODY_LIMIT: usize = 3 * 1024 * 1024;
 /// Everything a request can need.
 pub(crate) struct Server {
     pub store: Store,
+    pub pki: Pki,
     registry: RwLock<Arc<Registry>>,
+    node: RwLock<Option<Arc<dyn Node>>>,
+    /// Held while a Service's addresses are chosen and stored.
+    pub allocations: tokio::sync::Mutex<()>,
 }
 
 /// One request for a resource, authenticated and allowed.
@@ -53,15 +63,30 @@ pub(crate) async fn handle(State(server): State<Arc<Server>>, request: axum::ext
 }
 
 impl Server {
-    pub(crate) fn new(store: Store) -> Arc<Self> {
-        let server = Arc::new(Server { store, registry: RwLock::new(Arc::new(Registry::builtin())) });
+    pub(crate) fn new(store: Store, pki: Pki) -> Arc<Self> {
+        let registry = RwLock::new(Arc::new(Registry::builtin()));
+        let server = Arc::new(Server {
+            store,
+            pki,
+            registry,
+            node: RwLock::new(None),
+            allocations: tokio::sync::Mutex::default(),
+        });
         server.refresh_registry();
         server
     }
 
+    pub(crate) fn node(&self) -> Option<Arc<dyn Node>> {
+        self.node.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_node(&self, node: Arc<dyn Node>) {
+        *self.node.write().unwrap_or_else(PoisonError::into_inner) = Some(node);
+    }
+
     /// The resource types served now.
     pub(crate) fn registry(&self) -> Arc<Registry> {
-        self.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes the types anew from the built-in table and the established CustomResourceDefinitions.
@@ -73,33 +98,36 @@ impl Server {
                 registry.insert(resource);
             }
         }
-        *self.registry.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(registry);
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
     }
 
     async fn answer(self: &Arc<Self>, request: axum::extract::Request) -> Answer<Response> {
-        let query = Query::parse(request.uri().query())?;
-        let target = Target::parse(request.method(), request.uri().path(), &query);
-        let user = request.extensions().get::<User>().cloned().ok_or_else(Failure::unauthorized)?;
+        let (parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query())?;
+        let target = Target::parse(&parts.method, parts.uri.path(), &query);
+        let user = self.authenticate(&parts)?;
+        self.authorize(&user, &Attributes::of(&target))?;
         match target.resource.clone() {
-            None => self.non_resource(&request, &target),
-            Some(place) => self.resource(request, user, target.verb, place, query).await,
+            None => self.non_resource(&parts, &target),
+            Some(place) => self.resource(parts, body, user, target.verb, place, query).await,
         }
     }
 
-    fn non_resource(&self, request: &Request<axum::body::Body>, target: &Target) -> Answer<Response> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    fn non_resource(&self, parts: &Parts, target: &Target) -> Answer<Response> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
             return Err(Failure::method_not_allowed());
         }
         match target.path.trim_end_matches('/') {
             "/healthz" | "/livez" | "/readyz" => Ok("ok".into_response()),
             "/version" => Ok(respond(StatusCode::OK, &super::discovery::version(), false, &[])),
-            path => super::discovery::answer(self, path, request.headers()),
+            path => super::discovery::answer(self, path, &parts.headers),
         }
     }
 
     async fn resource(
         self: &Arc<Self>,
-        request: axum::extract::Request,
+        parts: Parts,
+        body: Body,
         user: User,
         verb: String,
         place: Place,
@@ -107,11 +135,12 @@ impl Server {
     ) -> Answer<Response> {
         let resource =
             self.registry().get(&place.group, &place.version, &place.plural).ok_or_else(Failure::no_such_path)?;
-        let format = Format::of(request.headers())?;
-        let (parts, body) = request.into_parts();
-        let call = Call { user, place, query, headers: parts.headers, resource, format };
+        let streams = resource.is("", "pods") && STREAMS.contains(&place.subresource.as_str());
+        let format = if streams { Format::json() } else { Format::of(&parts.headers)? };
+        let call = Call { user, place, query, headers: parts.headers.clone(), resource, format };
         check_place(&call)?;
         match verb.as_str() {
+            "get" | "create" if streams => self.stream(&call, parts).await,
             "get" => self.get(&call).await,
             "list" => self.list(&call).await,
             "watch" => self.watch(&call).await,
@@ -169,7 +198,7 @@ fn check_place(call: &Call) -> Answer<()> {
 }
 
 /// The whole body, at most 3 MiB.
-pub(crate) async fn read_body(body: axum::body::Body) -> Answer<Bytes> {
+pub(crate) async fn read_body(body: Body) -> Answer<Bytes> {
     match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {

@@ -11,6 +11,7 @@ impl Write<'_> {
     pub(crate) async fn create_subresource(&mut self, body: &[u8]) -> Answer<(StatusCode, Value)> {
         match (self.call.resource.plural.as_str(), self.call.place.subresource.as_str()) {
             ("pods", "binding") => self.bind(body).await,
+            ("serviceaccounts", "token") => self.request_token(body),
             _ => Err(Failure::method_not_allowed()),
         }
     }

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::error::{Answer, Failure};
 use super::object::{self, metadata, text};
+use super::rbac::check_escalation;
 use super::resource::{SchemaSource, split_api_version};
 use super::schema::{self, Schema};
 use super::server::{Call, Server};
 use super::store::{Expect, Object, StoreError};
-use super::{CRDS, patch, strategy, view};
+use super::{CRDS, allocate, custom_validation, defaults, patch, strategy, validate, view};
 
 /// How often a write is tried again when others write the same object.
 const ATTEMPTS: usize = 8;
@@ -78,6 +79,9 @@ impl<'a> Write<'a> {
             return Err(Failure::method_not_allowed());
         }
         let value = self.read(body)?;
+        if self.call.resource.create_only {
+            return self.review(value);
+        }
         let created = self.create_value(value).await?;
         Ok((StatusCode::CREATED, created))
     }
@@ -98,8 +102,15 @@ impl<'a> Write<'a> {
         let call = self.call;
         strategy::name_new(call, &mut value)?;
         self.check_namespace()?;
+        defaults::apply(&call.resource, &mut value);
         strategy::before_create(&call.resource, &mut value, &self.server.registry());
         let name = object::name(&value).to_owned();
+        self.admit_pod(&mut value)?;
+        if call.resource.is("batch", "jobs") {
+            defaults::job_selector(&mut value);
+        }
+        let _allocations = self.allocate(&mut value, None).await?;
+        self.check(&value, None)?;
         if self.dry_run {
             return match self.server.store.get(&call.key_of(&name)) {
                 Some(_) => Err(Failure::already_exists(&call.resource, &name)),
@@ -110,6 +121,54 @@ impl<'a> Write<'a> {
         let put = self.server.store.put(call.key_of(&name), stored, Expect::Absent).await;
         let object = put.map_err(|e| store_failure(&e, call, &name))?;
         self.stored(object).await
+    }
+
+    /// A new pod gets its ServiceAccount, which must exist.
+    fn admit_pod(&self, value: &mut Value) -> Answer<()> {
+        let call = self.call;
+        if !call.resource.is("", "pods") {
+            return Ok(());
+        }
+        let named =
+            Some(text(value, "/spec/serviceAccountName")).filter(|n| !n.is_empty()).unwrap_or("default").to_owned();
+        let namespace = &call.place.namespace;
+        let found = self.server.lookup("/serviceaccounts", namespace, &named).ok_or_else(|| {
+            let why =
+                format!("error looking up service account {namespace}/{named}: serviceaccount \"{named}\" not found");
+            Failure::forbidden(&call.resource, object::name(value), &why)
+        })?;
+        defaults::admit_pod(value, &found.value);
+        Ok(())
+    }
+
+    /// Gives a Service its addresses and ports. The lock is held until they are stored.
+    async fn allocate(
+        &self,
+        value: &mut Value,
+        old: Option<&Value>,
+    ) -> Answer<Option<tokio::sync::MutexGuard<'a, ()>>> {
+        if !self.call.resource.is("", "services") || !matches!(self.call.place.subresource.as_str(), "") {
+            return Ok(None);
+        }
+        let guard = self.server.allocations.lock().await;
+        allocate::service(self.server, self.call, value, old)?;
+        Ok(Some(guard))
+    }
+
+    /// Refuses an object that is not valid, or that grants what its writer does not have.
+    fn check(&self, value: &Value, old: Option<&Value>) -> Answer<()> {
+        let resource = &self.call.resource;
+        let mut causes = match old {
+            None => validate::create(resource, value),
+            Some(old) => validate::update(resource, value, old),
+        };
+        if let Some(custom) = resource.custom() {
+            causes.extend(custom_validation::check(resource, custom, value, old));
+        }
+        if !causes.is_empty() {
+            return Err(Failure::invalid(resource, object::name(value), &causes));
+        }
+        check_escalation(self.server, &self.call.user, resource, value)
     }
 
     /// Nothing is created in a namespace that is absent or going away.
@@ -203,10 +262,13 @@ impl<'a> Write<'a> {
     async fn replace(&mut self, old: &Arc<Object>, old_value: &Value, mut new: Value) -> Answer<Option<Value>> {
         let call = self.call;
         self.check_identity(old_value, &new)?;
+        defaults::apply(&call.resource, &mut new);
         strategy::before_update(&call.resource, &call.place.subresource, &mut new, old_value, &self.server.registry());
         if new == *old_value {
             return Ok(Some(new));
         }
+        let _allocations = self.allocate(&mut new, Some(old_value)).await?;
+        self.check(&new, Some(old_value))?;
         if self.dry_run {
             return Ok(Some(new));
         }

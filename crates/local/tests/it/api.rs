@@ -3,7 +3,7 @@
 use futures::{StreamExt, TryStreamExt};
 use heddle_local::api::{Api, Config};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -135,6 +135,8 @@ async fn an_object_with_a_finalizer_stays_until_the_finalizer_goes() {
 #[tokio::test]
 async fn a_running_pod_is_given_its_grace_and_the_kubelet_ends_it() {
     let client = client().await;
+    let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(client.clone(), "kube-system");
+    accounts.create(&PostParams::default(), &typed(json!({"metadata": {"name": "default"}}))).await.expect("created");
     let pods: kube::Api<Pod> = kube::Api::namespaced(client.clone(), "kube-system");
     let pod: Pod = typed(
         json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}}),
