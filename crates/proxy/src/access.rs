@@ -1,0 +1,137 @@
+//! Whether the workload's policy admits a request or a connection, and the record of what it does not.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::time::Duration;
+
+use heddle_policy::{Decision, Denied, Reason, Verdict};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::http1::{Request, parse_head};
+use crate::inbound::Inbound;
+use crate::limits;
+use crate::worker::Worker;
+
+/// What becomes of a request or connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    Admitted,
+    Denied(Reason),
+}
+
+/// Judges a request by the present configuration; `None` when its path cannot be judged.
+pub(crate) fn check_request(to: &Inbound, request: &Request<'_, '_>) -> Option<Admission> {
+    let view = to.worker.view();
+    if view.snapshot.config.settings.is_none() {
+        return Some(Admission::Denied(Reason::Overloaded));
+    }
+    let inbound = &view.snapshot.config.inbound;
+    request.judge(|judged| {
+        let decision = inbound.decide_request(&to.client.peer, to.port, judged);
+        let is_probe =
+            || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
+        admit(to, &decision, is_probe, || format!("{} {}", judged.method, judged.path))
+    })
+}
+
+/// Judges a connection that is not looked into. [`Reason::NotHttp`] means that its requests may be allowed: it is not
+/// logged before the connection has turned out to have none.
+pub(crate) fn check_connection(to: &Inbound) -> Admission {
+    let view = to.worker.view();
+    if view.snapshot.config.settings.is_none() {
+        return Admission::Denied(Reason::Overloaded);
+    }
+    let inbound = &view.snapshot.config.inbound;
+    let decision = inbound.decide_connection(&to.client.peer, to.port);
+    if let (false, Verdict::Denied(Denied { reason: Reason::NotHttp, .. })) = (decision.admitted, decision.verdict) {
+        return Admission::Denied(Reason::NotHttp);
+    }
+    let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, None));
+    admit(to, &decision, is_probe, || "TCP".to_owned())
+}
+
+/// Logs a connection that could have been allowed as HTTP only.
+pub(crate) fn log_not_http(to: &Inbound) {
+    let view = to.worker.view();
+    if let Verdict::Denied(denied) = view.snapshot.config.inbound.decide_connection(&to.client.peer, to.port).verdict {
+        log(to, denied, false, || "TCP".to_owned());
+    }
+}
+
+/// Applies a decision, and records one that is against policy.
+fn admit(
+    to: &Inbound,
+    decision: &Decision<'_>,
+    is_probe: impl FnOnce() -> bool,
+    what: impl FnOnce() -> String,
+) -> Admission {
+    let Verdict::Denied(denied) = decision.verdict else { return Admission::Admitted };
+    if is_probe() {
+        return Admission::Admitted;
+    }
+    if decision.admitted {
+        to.client.counters.would_deny();
+    }
+    log(to, denied, decision.admitted, what);
+    if decision.admitted { Admission::Admitted } else { Admission::Denied(denied.reason) }
+}
+
+/// Whether a live connection would be admitted by `inbound`, a newer configuration (A28).
+pub(crate) fn still_allows_connection(inbound: &heddle_policy::Inbound, to: &Inbound) -> bool {
+    inbound.decide_connection(&to.client.peer, to.port).admitted
+        || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, None))
+}
+
+/// Whether a request that changed protocol, such as to WebSocket, would be admitted by a newer configuration.
+pub(crate) fn still_allows_head(inbound: &heddle_policy::Inbound, to: &Inbound, head: &[u8]) -> bool {
+    let judge = |request: &Request<'_, '_>| {
+        request.judge(|judged| inbound.decide_request(&to.client.peer, to.port, judged).admitted)
+    };
+    parse_head(head, judge).flatten().unwrap_or(false)
+}
+
+/// Runs `moving` to its end, or until a configuration comes by which `check` fails: then `None`.
+pub(crate) async fn until_revoked<R>(
+    worker: &Worker,
+    moving: impl Future<Output = R>,
+    check: impl Fn(&heddle_policy::Inbound) -> bool,
+) -> Option<R> {
+    let mut changes = worker.shared.changes.subscribe();
+    // Policy may have changed since the connection was admitted.
+    if !check(&worker.view().snapshot.config.inbound) {
+        return None;
+    }
+    let revoked = async {
+        while changes.changed().await.is_ok() {
+            if !check(&worker.view().snapshot.config.inbound) {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = moving => Some(result),
+        () = revoked => None,
+    }
+}
+
+fn log(to: &Inbound, denied: Denied<'_>, admitted: bool, what: impl FnOnce() -> String) {
+    thread_local! {
+        static LOGGED: Cell<(Option<Instant>, u32)> = const { Cell::new((None, 0)) };
+    }
+    let now = Instant::now();
+    let (since, count) = LOGGED.get();
+    let (since, count) = match since {
+        Some(since) if now < since + Duration::from_secs(1) => (since, count),
+        _ => (now, 0),
+    };
+    LOGGED.set((Some(since), count.saturating_add(1)));
+    if count >= limits::LOGGED_DENIALS {
+        return;
+    }
+    let source = to.client.peer.identity.as_ref().map_or("plaintext", |identity| identity.as_str());
+    let rule = denied.nearest.map(ToString::to_string).unwrap_or_default();
+    let verdict = if admitted { "would deny" } else { "denied" };
+    info!(source, port = to.port, request = what(), reason = denied.reason.code(), nearest = rule, "{verdict}");
+}

@@ -1,0 +1,325 @@
+//! A client's connection: its requests, one after another.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Buf;
+use heddle_policy::Reason;
+use heddle_policy::telemetry::Outcome;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+
+use super::answer::write_answer;
+use super::body::Body;
+use super::exchange::{Exchange, Exchanged, Failure, Sent};
+use super::head::{find_end, storage};
+use super::request::Request;
+use crate::io::{Conn, Transport};
+use crate::limits;
+use crate::stall::Stall;
+use crate::tasks::Activity;
+use crate::upstream::{Ended, Lease};
+
+/// What becomes of requests: the difference between the two sides of a proxy.
+pub(crate) trait Handler {
+    /// Where an accepted request goes.
+    type Plan;
+
+    /// Decides a request by its head.
+    fn decide(&mut self, request: &Request<'_, '_>) -> Result<Self::Plan, Refusal>;
+
+    /// Gets a connection for it. Called again when nothing could be sent on an earlier one.
+    async fn connect(&mut self, plan: &Self::Plan) -> Result<Lease, Reason>;
+
+    /// A request was refused before it could be decided.
+    fn malformed(&mut self, reason: Reason);
+}
+
+/// Why a request is not forwarded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    Answer(Reason),
+    /// It asks for a tunnel to this authority (CONNECT), which the caller makes.
+    Tunnel(String),
+}
+
+/// How the requests of a connection ended.
+pub(crate) enum End {
+    /// The connection is done with.
+    Closed,
+    /// A tunnel is to be made to this authority.
+    Tunnel(String),
+    /// Client and server speak another protocol now. The head of the request that asked for it.
+    Upgraded(Box<Lease>, Vec<u8>),
+}
+
+/// What is left to do for a request whose head has been decided.
+struct Accepted<P> {
+    plan: P,
+    sent: Sent,
+    body: Body,
+}
+
+/// How one request ended.
+enum Next {
+    Request,
+    End(End),
+}
+
+/// The unread rest of a refused request that is read, so that the connection can be kept.
+const DISCARDED_BYTES: u64 = 64 * 1024;
+/// How long a connection that is being closed may still send.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection is to be closed or given to another protocol.
+pub(crate) async fn serve<D: Transport, H: Handler>(client: &mut Conn<D>, handler: &mut H, activity: &Activity) -> End {
+    let mut stall = Stall::default();
+    loop {
+        let next = match read_head(client, activity).await {
+            Ok(Some(length)) => serve_request(client, handler, activity, &mut stall, length).await,
+            Ok(None) => Ok(Next::End(End::Closed)),
+            Err(reason) => {
+                handler.malformed(reason);
+                answer(client, reason, true, false).await.map(|()| Next::End(End::Closed))
+            }
+        };
+        match next {
+            Ok(Next::Request) => {}
+            Ok(Next::End(End::Closed)) => {
+                close(client).await;
+                return End::Closed;
+            }
+            Ok(Next::End(end)) => return end,
+            Err(_) => return End::Closed,
+        }
+    }
+}
+
+/// Waits for a complete head; its length, or `None` when the client has no more requests.
+async fn read_head<D: Transport>(client: &mut Conn<D>, activity: &Activity) -> Result<Option<usize>, Reason> {
+    if client.read.is_empty() {
+        if activity.is_draining() {
+            return Ok(None);
+        }
+        activity.idle();
+        client.release_buffer();
+        let filled = client.fill().await;
+        activity.busy();
+        if !filled.is_ok_and(|count| count > 0) {
+            return Ok(None);
+        }
+    }
+    let mut searched = 0;
+    if let Some(length) = head_at_front(client, &mut searched)? {
+        return Ok(Some(length));
+    }
+    let rest = async {
+        loop {
+            if !client.fill().await.is_ok_and(|count| count > 0) {
+                return Ok(None);
+            }
+            if let Some(length) = head_at_front(client, &mut searched)? {
+                return Ok(Some(length));
+            }
+        }
+    };
+    timeout(limits::HEAD_TIMEOUT, rest).await.unwrap_or(Err(Reason::RequestTimeout))
+}
+
+/// The length of the head at the front of what was read. An empty line before it is left out (RFC 9112, section 2.2).
+fn head_at_front<D: Transport>(client: &mut Conn<D>, searched: &mut usize) -> Result<Option<usize>, Reason> {
+    if *searched == 0 && client.read.starts_with(b"\r\n") {
+        client.read.advance(2);
+    }
+    find_end(&client.read, searched).map_err(|invalid| invalid.reason())
+}
+
+async fn serve_request<D: Transport, H: Handler>(
+    client: &mut Conn<D>,
+    handler: &mut H,
+    activity: &Activity,
+    stall: &mut Stall,
+    length: usize,
+) -> io::Result<Next> {
+    let start = Instant::now();
+    let mut head = Vec::with_capacity(length + 64);
+    let mut accepted = match receive(client, handler, activity, length, &mut head) {
+        Ok(accepted) => accepted,
+        Err((Refusal::Tunnel(authority), _)) => return Ok(Next::End(End::Tunnel(authority))),
+        Err((Refusal::Answer(reason), rest)) => return refuse(client, reason, rest).await,
+    };
+    let head_length = head.len();
+    let taken = accepted.body.accept(&client.read).unwrap_or(0);
+    head.extend_from_slice(&client.read[..taken]);
+    client.read.advance(taken);
+    for _ in 0..limits::ATTEMPTS {
+        let mut lease = match handler.connect(&accepted.plan).await {
+            Ok(lease) => lease,
+            Err(reason) => return refuse(client, reason, accepted.rest()).await,
+        };
+        stall.start();
+        let mut exchange = Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body);
+        let result = exchange.run(stall).await;
+        let (uploaded, downloaded) = (exchange.upload.bytes, exchange.download.bytes);
+        let rest = Rest { body: exchange.rest_of_request(), ..accepted.rest() };
+        let (outcome, reason) = outcome(&result);
+        let ended = Ended { outcome, reason, latency: start.elapsed(), uploaded, downloaded };
+        return match result {
+            Err(Failure::Unsent) => {
+                lease.unsent();
+                continue;
+            }
+            Ok(Exchanged { upgraded: true, .. }) => {
+                lease.account(&ended);
+                head.truncate(head_length);
+                Ok(Next::End(End::Upgraded(Box::new(lease), head)))
+            }
+            Ok(exchanged) => {
+                lease.finish(&ended, exchanged.upstream_reusable);
+                Ok(if exchanged.client_reusable { Next::Request } else { Next::End(End::Closed) })
+            }
+            Err(failure) => {
+                lease.finish(&ended, false);
+                fail(client, failure, rest).await
+            }
+        };
+    }
+    handler.malformed(Reason::ConnectFailed);
+    refuse(client, Reason::ConnectFailed, accepted.rest()).await
+}
+
+/// What a refused request has still to send, and how it may be answered.
+struct Rest {
+    body: Body,
+    keep_alive: bool,
+    to_head: bool,
+    expects_continue: bool,
+}
+
+impl<P> Accepted<P> {
+    fn rest(&self) -> Rest {
+        let Sent { keep_alive, to_head, expects_continue, .. } = self.sent;
+        Rest { body: self.body, keep_alive, to_head, expects_continue }
+    }
+}
+
+/// Parses and decides the head at the front of what was read, writes it to `head` as it goes on, and takes it away.
+fn receive<D: Transport, H: Handler>(
+    client: &mut Conn<D>,
+    handler: &mut H,
+    activity: &Activity,
+    length: usize,
+    head: &mut Vec<u8>,
+) -> Result<Accepted<H::Plan>, (Refusal, Rest)> {
+    let mut storage = storage();
+    let bytes = &client.read[..length];
+    let parsed = Request::parse(bytes, &mut storage);
+    let result = match parsed {
+        Err(invalid) => {
+            handler.malformed(invalid.reason());
+            let rest = Rest { body: Body::EMPTY, keep_alive: false, to_head: false, expects_continue: false };
+            Err((Refusal::Answer(invalid.reason()), rest))
+        }
+        Ok(request) => {
+            let sent = Sent {
+                to_head: request.method == "HEAD",
+                version: request.version,
+                keep_alive: request.keep_alive && !activity.is_draining(),
+                upgrade: request.upgrade,
+                expects_continue: request.expects_continue,
+            };
+            match handler.decide(&request) {
+                Ok(plan) => {
+                    request.forward(head);
+                    Ok(Accepted { plan, sent, body: request.body })
+                }
+                Err(refusal) => {
+                    let Sent { keep_alive, to_head, expects_continue, .. } = sent;
+                    Err((refusal, Rest { body: request.body, keep_alive, to_head, expects_continue }))
+                }
+            }
+        }
+    };
+    client.read.advance(length);
+    result
+}
+
+/// What is counted. A request that its client gave up says nothing of the server.
+fn outcome(result: &Result<Exchanged, Failure>) -> (Option<Outcome>, Option<Reason>) {
+    match result {
+        Ok(Exchanged { denied: true, .. }) => (Some(Outcome::Denied), None),
+        Ok(Exchanged { status: 500.., .. }) => (Some(Outcome::Failure), None),
+        Ok(_) => (Some(Outcome::Success), None),
+        Err(Failure::Answer(reason)) => (Some(Outcome::Failure), Some(*reason)),
+        Err(Failure::Broken) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
+        Err(Failure::Client | Failure::Unsent) => (None, None),
+    }
+}
+
+async fn fail<D: Transport>(client: &mut Conn<D>, failure: Failure, rest: Rest) -> io::Result<Next> {
+    match failure {
+        Failure::Answer(Reason::BadRequest) => {
+            refuse(client, Reason::BadRequest, Rest { keep_alive: false, ..rest }).await
+        }
+        Failure::Answer(reason) => refuse(client, reason, rest).await,
+        // What was begun cannot be taken back: the client learns by the connection's end that it is incomplete.
+        Failure::Broken | Failure::Client | Failure::Unsent => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Answers in the mesh's name; the connection is kept when what is left of the request is small.
+async fn refuse<D: Transport>(client: &mut Conn<D>, reason: Reason, mut rest: Rest) -> io::Result<Next> {
+    let discards = match rest.body {
+        Body::Length(length) => length <= DISCARDED_BYTES,
+        _ => true,
+    };
+    let keep = rest.keep_alive && discards && (rest.body.is_done() || !rest.expects_continue);
+    answer(client, reason, !keep, rest.to_head).await?;
+    if keep && discard(client, &mut rest.body).await { Ok(Next::Request) } else { Ok(Next::End(End::Closed)) }
+}
+
+async fn answer<D: Transport>(client: &mut Conn<D>, reason: Reason, close: bool, to_head: bool) -> io::Result<()> {
+    let mut out = Vec::with_capacity(256);
+    write_answer(reason, close, to_head, &mut out);
+    client.transport.write_all(&out).await
+}
+
+/// Reads the rest of a body, within bounds; whether its end was found.
+async fn discard<D: Transport>(client: &mut Conn<D>, body: &mut Body) -> bool {
+    let mut left = DISCARDED_BYTES;
+    let reading = async {
+        loop {
+            let Ok(taken) = body.accept(&client.read) else { return false };
+            client.read.advance(taken);
+            left = left.saturating_sub(taken as u64);
+            if body.is_done() {
+                return true;
+            }
+            if left == 0 || !client.fill().await.is_ok_and(|count| count > 0) {
+                return false;
+            }
+        }
+    };
+    timeout(limits::HEAD_TIMEOUT, reading).await.unwrap_or(false)
+}
+
+/// Closes in a way that lets the client read the last answer: a socket closed with bytes unread would reset it.
+async fn close<D: Transport>(client: &mut Conn<D>) {
+    let shut_down = poll_fn(|cx| Pin::new(&mut client.transport).poll_shutdown(cx)).await;
+    if shut_down.is_err() || client.ended {
+        return;
+    }
+    let mut left = DISCARDED_BYTES as usize;
+    let reading = async {
+        while left > 0 {
+            client.read.clear();
+            match client.fill().await {
+                Ok(count @ 1..) => left = left.saturating_sub(count),
+                _ => return,
+            }
+        }
+    };
+    let _closes_in_any_case = timeout(LINGER, reading).await;
+}

@@ -1,0 +1,154 @@
+//! Connections as exchanges see them: a transport, and the bytes read from it that are not yet used.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use crate::{limits, mux};
+
+/// A two-way stream of bytes, and a way to wait for bytes without a buffer to hand.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Ready when a read would not wait: there are bytes, an end, or an error.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Closes a connection that policy denies.
+    fn deny(self);
+}
+
+/// A transport, and what was read ahead.
+pub(crate) struct Conn<T> {
+    pub(crate) transport: T,
+    /// Read and not yet used. Owns no memory while it is empty.
+    pub(crate) read: BytesMut,
+    /// The peer has sent all it will.
+    pub(crate) ended: bool,
+    /// The size of the next buffer: it doubles when a read fills one.
+    size: usize,
+}
+
+/// What a proxy connects to.
+pub(crate) enum Upstream {
+    /// A stream to another proxy.
+    Mesh(mux::Stream),
+    /// The application, or a server without a proxy.
+    Plain(TcpStream),
+}
+
+// === impl Transport ===
+
+impl Transport for TcpStream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn deny(self) {}
+}
+
+impl Transport for mux::Stream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        mux::Stream::poll_readable(self, cx)
+    }
+
+    fn deny(self) {
+        self.reset(mux::ResetCode::Denied);
+    }
+}
+
+impl Transport for Upstream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Mesh(stream) => stream.poll_readable(cx),
+            Self::Plain(stream) => stream.poll_readable(cx),
+        }
+    }
+
+    fn deny(self) {
+        match self {
+            Self::Mesh(stream) => stream.deny(),
+            Self::Plain(stream) => stream.deny(),
+        }
+    }
+}
+
+// === impl Conn ===
+
+impl<T: Transport> Conn<T> {
+    pub(crate) fn new(transport: T) -> Self {
+        Self::with_read(transport, BytesMut::new())
+    }
+
+    pub(crate) fn with_read(transport: T, read: BytesMut) -> Self {
+        Self { transport, read, ended: false, size: limits::BUFFER_BYTES }
+    }
+
+    /// Reads more; 0 at the end. The buffer is made when there is something to read, and grows when reads fill it.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        if self.read.capacity() == 0 {
+            ready!(self.transport.poll_readable(cx))?;
+        }
+        if self.read.capacity() - self.read.len() < self.size / 4 {
+            self.read.reserve(self.size);
+        }
+        let room = self.read.capacity() - self.read.len();
+        let count = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.read))?;
+        if count == room {
+            self.size = (2 * self.size).min(limits::BUFFER_BYTES_MAX);
+        }
+        self.ended = count == 0;
+        Poll::Ready(Ok(count))
+    }
+
+    pub(crate) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Gives the buffer back when nothing is in it.
+    pub(crate) fn release_buffer(&mut self) {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+            self.size = limits::BUFFER_BYTES;
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl AsyncRead for Upstream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Mesh(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Mesh(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Mesh(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Mesh(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

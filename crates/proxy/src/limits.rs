@@ -1,0 +1,77 @@
+//! Every bound of the data plane, in one place. What passes one of them is refused or closed, and counted.
+
+use std::time::Duration;
+
+/// The size of a request's or response's head in bytes; a larger request gets 431.
+pub const HEAD_BYTES: usize = 64 * 1024;
+/// The number of headers in a head; a request with more gets 431.
+pub const HEADERS: usize = 128;
+/// The length of the line that opens a chunk, its extensions included, in bytes.
+pub const CHUNK_LINE_BYTES: usize = 256;
+/// The size of the trailers after a chunked body, in bytes.
+pub const TRAILER_BYTES: usize = 8 * 1024;
+
+/// From the first byte of a head to its last: what is slower gets 408 (slow header attacks).
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a kept-alive connection may wait for its next request.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long an exchange may stand still: without an answer it gets 504, within an answer it is closed.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long to wait for a client's first bytes on a port whose protocol is not declared, before the connection is
+/// taken for one in which the server speaks first.
+pub const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
+/// For a TCP connection to an endpoint or the application to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a TLS handshake, on either side.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up, so that a dead peer is
+/// noticed without timers of our own.
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
+/// The kernel's keep-alive: the idle time before its first probe.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// The kernel's keep-alive: between probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a worker looks for connections that have been idle too long. Nothing runs while it has none.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Accepted connections per worker; more are closed at once.
+pub const CONNECTIONS: usize = 32 * 1024;
+
+/// The largest payload of one frame between proxies: a full frame fills one TLS record.
+pub const FRAME_BYTES: usize = 16 * 1024 - crate::mux::HEADER_BYTES;
+/// What one side may send on a stream before the other has taken it, in bytes.
+pub const STREAM_CREDIT: u32 = 256 * 1024;
+/// Streams open at once on a connection between proxies; the client makes another connection beyond it.
+pub const STREAMS: usize = 1024;
+/// Frames queued for a connection between proxies, in bytes, beyond which its streams wait.
+pub const QUEUED_BYTES: usize = 512 * 1024;
+/// Streams that a client may abandon for each one it completes, beyond which its connection is closed (reset floods).
+pub const ABANDONED_STREAMS: u32 = 1024;
+/// How long a connection between proxies may have no stream before its client closes it.
+pub const SESSION_IDLE: Duration = Duration::from_secs(90);
+/// The age at which a connection between proxies is replaced, less a random part of up to a quarter.
+pub const SESSION_AGE: Duration = Duration::from_secs(3600);
+/// Connections between proxies, per worker and peer.
+pub const SESSIONS: usize = 16;
+
+/// How long a plain HTTP/1 connection to an application may lie idle before it is closed. Shorter than what common
+/// servers keep idle connections for, so that a request seldom meets a server that is just closing.
+pub const POOL_IDLE: Duration = Duration::from_secs(3);
+/// Idle plain HTTP/1 connections kept per worker and address.
+pub const POOL_CONNECTIONS: usize = 256;
+
+/// Endpoints tried for one request or connection while none of its bytes has been sent.
+pub const ATTEMPTS: usize = 3;
+/// For how long an endpoint is left out after a first failure to connect; it doubles with each further one.
+pub const EJECTION: Duration = Duration::from_secs(1);
+/// The longest time an endpoint is left out.
+pub const EJECTION_MAX: Duration = Duration::from_secs(30);
+
+/// Edges counted apart per worker; traffic beyond is counted together.
+pub const EDGES: usize = 4096;
+/// Denials logged per second and worker; the others are only counted.
+pub const LOGGED_DENIALS: u32 = 10;
+
+/// The first size of a buffer, and what it may grow to.
+pub const BUFFER_BYTES: usize = 4 * 1024;
+pub const BUFFER_BYTES_MAX: usize = 64 * 1024;

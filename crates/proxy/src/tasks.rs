@@ -1,0 +1,160 @@
+//! The connections of a worker: each a task of its own, whose panic ends it alone.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::worker::Shared;
+use crate::{limits, mux};
+
+/// The tasks under way.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    running: RefCell<HashMap<u64, Running>>,
+    next: Cell<u64>,
+    draining: Rc<Cell<bool>>,
+    sweeping: Cell<bool>,
+    /// Told when the last task has ended.
+    empty: Notify,
+}
+
+struct Running {
+    abort: Option<AbortHandle>,
+    activity: Rc<Activity>,
+}
+
+/// What a connection's task is doing: one that waits for its client's next request can be closed without loss.
+pub(crate) struct Activity {
+    /// The accepted connection of another proxy, when this task drives one.
+    session: OnceCell<mux::Session>,
+    idle: Cell<bool>,
+    /// Sweeps survived while idle.
+    sweeps: Cell<u32>,
+    draining: Rc<Cell<bool>>,
+}
+
+/// Takes the task's entry away when the task ends, in whatever way.
+struct Entry(Rc<Tasks>, u64);
+
+impl Tasks {
+    /// Runs a connection.
+    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        shared: Arc<Shared>,
+        run: impl FnOnce(Rc<Activity>) -> F,
+    ) {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let activity = Rc::new(Activity::new(self.draining.clone()));
+        let entry = Entry(self.clone(), id);
+        let running = Running { abort: None, activity: activity.clone() };
+        self.running.borrow_mut().insert(id, running);
+        let future = AssertUnwindSafe(run(activity)).catch_unwind();
+        let handle = tokio::task::spawn_local(async move {
+            if future.await.is_err() {
+                shared.meter.panics.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(entry);
+        });
+        if let Some(running) = self.running.borrow_mut().get_mut(&id) {
+            running.abort = Some(handle.abort_handle());
+        }
+        self.sweep();
+    }
+
+    /// Closes connections that have been idle for too long, as long as there are any connections.
+    fn sweep(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let tasks = self.clone();
+        tokio::task::spawn_local(async move {
+            while tasks.count() > 0 {
+                tokio::time::sleep(limits::SWEEP_INTERVAL).await;
+                tasks.running.borrow().values().filter(|running| running.activity.is_stale()).for_each(Running::abort);
+            }
+            tasks.sweeping.set(false);
+        });
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.running.borrow().len()
+    }
+
+    /// Ends what is idle, asks the rest to end with its current exchange, and waits for it.
+    pub(crate) async fn drain(&self) {
+        self.draining.set(true);
+        for running in self.running.borrow().values() {
+            match running.activity.session.get() {
+                Some(session) => session.go_away(),
+                None if running.activity.idle.get() => running.abort(),
+                None => {}
+            }
+        }
+        while self.count() > 0 {
+            self.empty.notified().await;
+        }
+    }
+}
+
+impl Running {
+    fn abort(&self) {
+        if let Some(abort) = &self.abort {
+            abort.abort();
+        }
+    }
+}
+
+impl Activity {
+    fn new(draining: Rc<Cell<bool>>) -> Self {
+        Self { session: OnceCell::new(), idle: Cell::new(false), sweeps: Cell::new(0), draining }
+    }
+
+    /// The task drives an accepted connection of another proxy, which is asked to end when the proxy drains.
+    pub(crate) fn drives(&self, session: &mux::Session) {
+        if self.is_draining() {
+            session.go_away();
+        }
+        self.session.get_or_init(|| session.clone());
+    }
+
+    /// From here on the connection waits for its client's next request.
+    pub(crate) fn idle(&self) {
+        self.idle.set(true);
+        self.sweeps.set(0);
+    }
+
+    pub(crate) fn busy(&self) {
+        self.idle.set(false);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Whether it has been idle for longer than the limit. To be asked once in each interval of the sweep.
+    fn is_stale(&self) -> bool {
+        let sweeps = self.sweeps.get() + 1;
+        self.sweeps.set(sweeps);
+        self.idle.get() && limits::SWEEP_INTERVAL * sweeps > limits::IDLE_TIMEOUT
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut running = self.0.running.borrow_mut();
+        running.remove(&self.1);
+        if running.is_empty() {
+            self.0.empty.notify_waiters();
+            self.0.empty.notify_one();
+        }
+    }
+}

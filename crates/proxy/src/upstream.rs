@@ -1,0 +1,73 @@
+//! A connection to a server on loan for one request, and the account of what became of it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use heddle_policy::Reason;
+use heddle_policy::telemetry::Outcome;
+
+use crate::balance::Load;
+use crate::io::{Conn, Upstream};
+use crate::meter::Counters;
+use crate::pool::Pool;
+
+/// A connection that carries one request.
+pub(crate) struct Lease {
+    pub(crate) conn: Conn<Upstream>,
+    pub(crate) counters: Arc<Counters>,
+    /// Absent towards the application.
+    pub(crate) load: Option<Load>,
+    /// Where the connection goes back to; absent for one that is not used twice.
+    pub(crate) home: Option<(Rc<Pool>, SocketAddr)>,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Absent when it says nothing of the server.
+    pub(crate) outcome: Option<Outcome>,
+    /// Why the mesh answered in the server's stead.
+    pub(crate) reason: Option<Reason>,
+    /// From the request's head to the end of the answer.
+    pub(crate) latency: Duration,
+    /// Bytes from the client to the server, heads included, and back.
+    pub(crate) uploaded: u64,
+    pub(crate) downloaded: u64,
+}
+
+impl Lease {
+    /// Accounts for a request, and gives the connection back if it may carry another.
+    pub(crate) fn finish(self, ended: &Ended, reusable: bool) {
+        self.account(ended);
+        if let (true, Upstream::Plain(stream), Some((pool, address))) = (reusable, self.conn.transport, self.home) {
+            pool.put(address, stream);
+        }
+    }
+
+    pub(crate) fn account(&self, ended: &Ended) {
+        self.counters.bytes(ended.uploaded, ended.downloaded);
+        if let Some(reason) = ended.reason {
+            self.counters.reason(reason);
+        }
+        let Some(outcome) = ended.outcome else { return };
+        self.counters.request(outcome);
+        if outcome != Outcome::Denied {
+            self.counters.latency(ended.latency);
+        }
+        if let Some(load) = &self.load {
+            match ended.reason {
+                Some(Reason::UpstreamReset | Reason::UpstreamTimeout) => load.failed(),
+                _ => load.answered(ended.latency),
+            }
+        }
+    }
+
+    /// The connection turned out to be closed before anything was sent.
+    pub(crate) fn unsent(self) {
+        if let Some(load) = &self.load {
+            load.failed();
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One thread of the data plane, and what its connections share.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use heddle_identity::Store;
+use heddle_policy::telemetry::{Edge, Side};
+use heddle_policy::{Endpoint, PodName, SpiffeId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tracing::warn;
+
+use crate::balance::Health;
+use crate::dial::{self, Dialer};
+use crate::io::Conn;
+use crate::meter::{Counters, Meter};
+use crate::options::{Entrance, Options};
+use crate::peers::Peer;
+use crate::pool::Pool;
+use crate::random::Random;
+use crate::snapshot::Snapshot;
+use crate::tasks::{Activity, Tasks};
+use crate::view::View;
+use crate::{inbound, limits, mux, outbound};
+
+/// What all threads of a proxy share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) config: ArcSwap<Snapshot>,
+    /// The revision of the configuration, told at every change.
+    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) store: Store,
+    pub(crate) meter: Meter,
+}
+
+/// What the connections of one thread share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) random: Random,
+    /// Connections to the application and to servers without a proxy.
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) tasks: Rc<Tasks>,
+    pub(crate) dialer: Dialer,
+    pub(crate) acceptor: TlsAcceptor,
+    view: RefCell<Rc<View>>,
+    health: RefCell<HashMap<EndpointKey, Rc<Health>>>,
+    peers: RefCell<HashMap<(IpAddr, SpiffeId), Rc<Peer>>>,
+    counters: RefCell<HashMap<Edge, Arc<Counters>>>,
+}
+
+/// What makes an endpoint the same after a change of the configuration.
+type EndpointKey = (SocketAddr, Option<SpiffeId>);
+
+impl Shared {
+    pub(crate) fn new(options: Options, store: Store) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            config: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            store,
+            meter: Meter::default(),
+        })
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
+        let mut tls = heddle_identity::mutual_server(&shared.store);
+        tls.alpn_protocols = vec![mux::ALPN.to_vec()];
+        Rc::new(Self {
+            random: Random::new(),
+            pool: Rc::default(),
+            tasks: Rc::default(),
+            dialer: Dialer { mark: shared.options.mark },
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            view: RefCell::new(Rc::new(View::new(shared.config.load_full()))),
+            health: RefCell::default(),
+            peers: RefCell::default(),
+            counters: RefCell::default(),
+            shared,
+        })
+    }
+
+    /// The present configuration.
+    pub(crate) fn view(&self) -> Rc<View> {
+        let current = self.shared.config.load();
+        let view = self.view.borrow();
+        if Arc::ptr_eq(&current, &view.snapshot) {
+            return view.clone();
+        }
+        drop(view);
+        let view = Rc::new(View::new(current.clone()));
+        self.forget_all_but(&view.snapshot);
+        *self.view.borrow_mut() = view.clone();
+        view
+    }
+
+    /// Lets go of what was known of pods that are gone.
+    fn forget_all_but(&self, snapshot: &Snapshot) {
+        let known = |address: SocketAddr, identity: Option<&SpiffeId>| {
+            snapshot.pod_at(address).is_some_and(|pod| pod.identity.as_ref() == identity)
+        };
+        self.health.borrow_mut().retain(|(address, identity), _| known(*address, identity.as_ref()));
+        let peers = std::mem::take(&mut *self.peers.borrow_mut());
+        let kept = peers.into_iter().filter(|((ip, identity), _)| known(SocketAddr::new(*ip, 0), Some(identity)));
+        *self.peers.borrow_mut() = kept.collect();
+    }
+
+    pub(crate) fn health(&self, endpoint: &Endpoint) -> Rc<Health> {
+        let key = (endpoint.address, endpoint.identity.clone());
+        let mut health = self.health.borrow_mut();
+        health.entry(key).or_insert_with(|| Rc::new(Health::new())).clone()
+    }
+
+    /// The proxy of an endpoint's pod, if it has one.
+    pub(crate) fn peer(&self, endpoint: &Endpoint) -> Option<Rc<Peer>> {
+        let identity = endpoint.identity.clone()?;
+        let ip = endpoint.address.ip();
+        let address = SocketAddr::new(ip, self.shared.options.mesh_port);
+        let mut peers = self.peers.borrow_mut();
+        let peer = peers
+            .entry((ip, identity.clone()))
+            .or_insert_with(|| Peer::new(address, identity, &self.shared.store, self.dialer));
+        Some(peer.clone())
+    }
+
+    /// The counters of an edge. Beyond the bound on edges, those of a side are counted together.
+    pub(crate) fn counters(&self, edge: Edge) -> Arc<Counters> {
+        let mut known = self.counters.borrow_mut();
+        if let Some(counters) = known.get(&edge) {
+            return counters.clone();
+        }
+        let edge = if known.len() < limits::EDGES { edge } else { plain_edge(edge.side, edge.pod) };
+        known.entry(edge).or_insert_with_key(|edge| self.shared.meter.counters(edge.clone())).clone()
+    }
+
+    /// The counters of traffic whose other end is not known.
+    pub(crate) fn plain_counters(&self, side: Side) -> Arc<Counters> {
+        self.counters(plain_edge(side, self.pod()))
+    }
+
+    /// The pod that this proxy serves; a placeholder until it is known.
+    pub(crate) fn pod(&self) -> PodName {
+        let view = self.view();
+        let settings = view.snapshot.config.settings.as_ref();
+        settings.map_or_else(|| PodName::new("unknown", "unknown"), |settings| settings.pod.clone())
+    }
+
+    /// Accepts connections for ever.
+    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener, entrance: Entrance) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => self.clone().start(stream, from, &entrance),
+                Err(error) => {
+                    // Out of descriptors, most likely: others must end before one more can begin.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn start(self: Rc<Self>, stream: TcpStream, from: SocketAddr, entrance: &Entrance) {
+        if self.tasks.count() >= limits::CONNECTIONS || dial::prepare(&stream).is_err() {
+            self.shared.meter.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let entrance = entrance.clone();
+        let worker = self.clone();
+        let open = Counted::new(self.shared.clone());
+        self.tasks.spawn(self.shared.clone(), |activity| async move {
+            worker.serve(stream, from, entrance, &activity).await;
+            drop(open);
+        });
+    }
+
+    /// One connection, from its acceptance to its end.
+    async fn serve(self: Rc<Self>, stream: TcpStream, from: SocketAddr, entrance: Entrance, activity: &Rc<Activity>) {
+        match entrance {
+            Entrance::Mesh => inbound::mesh(&self, stream, from, activity).await,
+            Entrance::CapturedInbound => inbound::captured(&self, stream, from, activity).await,
+            Entrance::Plaintext(port) => inbound::plaintext(&self, stream, from, port, activity).await,
+            Entrance::CapturedOutbound => outbound::captured(&self, stream, activity).await,
+            Entrance::HttpProxy => outbound::http_proxy(&self, Conn::new(stream), activity).await,
+            Entrance::Service(service, port) => outbound::service(&self, stream, service, port, activity).await,
+        }
+    }
+}
+
+/// Counts an accepted connection while it is open.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.meter.connections.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.meter.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn plain_edge(side: Side, pod: PodName) -> Edge {
+    Edge { side, pod, peer: None, peer_pod: None, service: None, backend: None }
+}

@@ -1,0 +1,78 @@
+//! Connections that are not HTTP.
+
+use heddle_policy::telemetry::Side;
+use serde_json::json;
+
+use crate::mesh::{Client, Mesh, Pod, allow, serve, service};
+
+/// A client and a server whose application speaks first and then echoes in capitals.
+fn server_first(protocol: &str) -> (Mesh, Pod, Pod) {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("shop/client", &[("shop/db", 5432)], &[]), mesh.pod("shop/db", &[], &[]));
+    let app = serve(server.ip, |stream| {
+        let mut app = Client(stream);
+        app.send("ready\n");
+        let said = app.read_exactly(5);
+        app.send(said.to_uppercase());
+        app.is_closed();
+    });
+    let endpoint = server.endpoint(app.port());
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/db", 5432, protocol, &[endpoint], json!([]))]));
+    server.configure(allow(&[&client], true), json!([]));
+    (mesh, client, server)
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_whether_or_not_its_port_is_declared() {
+    for protocol in ["tcp", "detect"] {
+        let (_mesh, client, server) = server_first(protocol);
+        let mut connection = Client::connect(client.service("shop/db", 5432));
+        assert_eq!(connection.read_exactly(6), "ready\n");
+        connection.send("hello");
+        assert_eq!(connection.read_exactly(5), "HELLO");
+        drop(connection);
+        crate::mesh::eventually("both sides count the connection", || {
+            client.total(Side::Client, |totals| totals.connections.success) == 1
+                && server.total(Side::Server, |totals| totals.connections.success) == 1
+        });
+    }
+}
+
+#[test]
+fn a18_where_only_http_is_allowed_raw_tcp_is_closed() {
+    let (_mesh, client, server) = server_first("tcp");
+    server.configure(allow(&[&client], false), json!([]));
+    let mut connection = Client::connect(client.service("shop/db", 5432));
+    connection.send("\x01\x02\x03 not http");
+    assert!(connection.is_closed());
+    crate::mesh::eventually("the denial is counted with its reason", || {
+        let edges = server.edges(Side::Server);
+        edges.iter().any(|(_, totals)| {
+            totals.connections.denied == 1 && totals.reasons.iter().any(|(reason, _)| reason.code() == "not-http")
+        })
+    });
+}
+
+#[test]
+fn a18_http_in_a_connection_called_tcp_is_judged_by_request() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
+    let app = crate::mesh::App::saying(server.ip, "judged");
+    let endpoint = server.endpoint(app.address.port());
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "tcp", &[endpoint], json!([]))]));
+    server.configure(allow(&[&client], false), json!([]));
+    let mut connection = Client::connect(client.service("shop/web", 80));
+    assert_eq!(connection.ask("GET / HTTP/1.1\r\nHost: web\r\n\r\n").body, "judged");
+}
+
+#[test]
+fn a28_a_tcp_connection_is_closed_when_its_access_is_revoked() {
+    let (_mesh, client, server) = server_first("tcp");
+    let mut connection = Client::connect(client.service("shop/db", 5432));
+    assert_eq!(connection.read_exactly(6), "ready\n");
+    server.configure(allow(&[&client], true), json!([]));
+    connection.send("still");
+    assert_eq!(connection.read_exactly(5), "STILL");
+    server.configure(json!({ "mode": "enforce" }), json!([]));
+    assert!(connection.is_closed());
+}
