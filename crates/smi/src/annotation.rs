@@ -1,7 +1,10 @@
 //! The annotations in which conversion keeps what a version cannot carry.
 //!
 //! Whatever they hold, they only narrow what the object around them grants or selects: without them it would be
-//! more. One that cannot be read, or that no longer fits the object, makes the conversion or the parse fail.
+//! more. One that cannot be read makes the conversion to a newer version or the parse fail. So does one that no longer
+//! fits, because a client of an older version changed what it belongs to: headers of a match that is not there any
+//! more, a port other than `destination.port`. A client that removes one says what its version says without it: a
+//! TCPRoute of v1alpha2 opens every port.
 
 use serde_json::{Map, Value};
 

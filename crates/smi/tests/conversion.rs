@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use generate::{Granted, annotated, resource};
-use heddle_smi::{Invalid, Kind, Resource, annotation, convert, fix, manifest, parse};
+use heddle_smi::{Invalid, Kind, Resource, Version, annotation, convert, fix, manifest, parse};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -138,6 +138,26 @@ fn annotations_that_cannot_be_read_are_refused() {
         });
         refusal(&route, "specs.smi-spec.io/v1alpha4");
         assert!(parse(&route).is_err());
+    }
+}
+
+/// Server-side apply converts what is left of an object when a manager's fields are taken away.
+#[test]
+fn parts_of_objects_are_converted() {
+    let kinds = Kind::ALL.into_iter().flat_map(|kind| kind.versions().iter().map(move |version| (kind, version)));
+    for (kind, from) in kinds {
+        for rest in [json!({}), json!({"spec": {}}), json!({"spec": null}), json!({"metadata": {}})] {
+            let old_group = kind == Kind::HttpRouteGroup && *from <= Version::V1Alpha2;
+            if rest.get("spec").is_some() && (old_group || (kind, *from) == (Kind::TrafficTarget, Version::V1Alpha1)) {
+                continue;
+            }
+            let mut part = json!({"apiVersion": kind.api_version(*from), "kind": kind.names().kind});
+            part.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            for to in kind.versions() {
+                let converted = convert(part.clone(), &kind.api_version(*to));
+                assert!(converted.is_ok(), "{part} to {to}: {converted:?}");
+            }
+        }
     }
 }
 

@@ -16,8 +16,9 @@ use crate::{Headers, Invalid, InvalidReason, Kind, Version, annotation, path, sc
 ///
 /// # Errors
 ///
-/// When the object's kind or version, or the version asked for, is unknown; when its shape is not that of its version;
-/// and when an annotation that keeps something cannot be read or does not fit the object any more.
+/// When the object's kind or version, or the version asked for, is unknown; when a field has another type than in its
+/// version; and when an annotation that keeps something cannot be read or does not fit the object any more. Absent
+/// fields are no error: server-side apply converts parts of objects too.
 pub fn convert(mut value: Value, to_api_version: &str) -> Result<Value, Invalid> {
     let (kind, from) = Kind::of(&value)?;
     let known = kind.versions().iter().copied().find(|version| kind.api_version(*version) == to_api_version);
@@ -77,13 +78,12 @@ fn target_up(from: Version, object: &mut Map<String, Value>) -> Result<(), Inval
         new_spec(object, spec)?;
     }
     if from <= Version::V1Alpha2 {
-        let spec = field_mut(object, "spec", "")?;
+        let Some(spec) = field_mut(object, "spec", "")? else { return Ok(()) };
         for list in ["rules", "sources"] {
             spec.entry(list).or_insert_with(|| Value::Array(Vec::new()));
         }
-        let destination = field_mut(spec, "destination", "spec")?;
-        let port = destination.remove("port").filter(|port| !port.is_null());
-        if let Some(port) = port {
+        let port = field_mut(spec, "destination", "spec")?.and_then(|destination| destination.remove("port"));
+        if let Some(port) = port.filter(|port| !port.is_null()) {
             keep_port(object, &port)?;
         }
     }
@@ -110,10 +110,11 @@ fn target_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Inval
     let kept = annotation::get(object, annotation::DESTINATION_PORT)?.and_then(|text| annotation::port(&text).ok());
     if to <= Version::V1Alpha2
         && let Some(port) = kept
+        && let Some(spec) = field_mut(object, "spec", "")?
+        && let Some(destination) = field_mut(spec, "destination", "spec")?
     {
-        annotation::take(object, annotation::DESTINATION_PORT)?;
-        let destination = field_mut(field_mut(object, "spec", "")?, "destination", "spec")?;
         destination.insert("port".to_owned(), port.into());
+        annotation::take(object, annotation::DESTINATION_PORT)?;
     }
     if to == Version::V1Alpha1 {
         let mut spec = take_field(object, "spec", "")?;
@@ -131,8 +132,8 @@ fn target_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Inval
 
 fn group_up(from: Version, object: &mut Map<String, Value>) -> Result<(), Invalid> {
     if from <= Version::V1Alpha2 {
-        let matches = object.remove("matches").unwrap_or_else(|| Value::Array(Vec::new()));
-        new_spec(object, Map::from_iter([("matches".to_owned(), matches)]))?;
+        let matches = object.remove("matches").map(|matches| ("matches".to_owned(), matches));
+        new_spec(object, Map::from_iter(matches))?;
     }
     if from == Version::V1Alpha1
         && let Some(text) = annotation::take(object, annotation::HEADERS)?
@@ -162,8 +163,9 @@ fn group_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Invali
     }
     if to <= Version::V1Alpha2 {
         let mut spec = take_field(object, "spec", "")?;
-        let matches = spec.remove("matches").unwrap_or_else(|| Value::Array(Vec::new()));
-        object.insert("matches".to_owned(), matches);
+        if let Some(matches) = spec.remove("matches") {
+            object.insert("matches".to_owned(), matches);
+        }
         no_rest(&spec)?;
     }
     Ok(())
@@ -214,10 +216,12 @@ fn array_headers(matches: &mut [Value]) {
     }
 }
 
-fn matches_mut(object: &mut Map<String, Value>) -> Result<&mut Vec<Value>, Invalid> {
-    match field_mut(object, "spec", "")?.get_mut("matches") {
+/// The matches of a group; none when there is no list of them.
+fn matches_mut(object: &mut Map<String, Value>) -> Result<&mut [Value], Invalid> {
+    match field_mut(object, "spec", "")?.and_then(|spec| spec.get_mut("matches")) {
         Some(Value::Array(matches)) => Ok(matches),
-        _ => Err(Invalid::new("spec.matches", InvalidReason::Type, "must be a list")),
+        Some(Value::Null) | None => Ok(&mut []),
+        Some(_) => Err(Invalid::new("spec.matches", InvalidReason::Type, "must be a list")),
     }
 }
 
@@ -252,18 +256,17 @@ fn split_up(from: Version, object: &mut Map<String, Value>) -> Result<(), Invali
     if from <= Version::V1Alpha2
         && let Some(matches) = kept_matches(object, Kind::TrafficSplit)?
     {
-        let spec = field_mut(object, "spec", "")?;
-        if spec.contains_key("matches") {
+        let spec = object_mut(object.entry("spec").or_insert_with(|| Map::new().into()), "spec")?;
+        if spec.insert("matches".to_owned(), matches).is_some() {
             return Err(Invalid::new("spec.matches", InvalidReason::UnknownField, "is not a field of this version"));
         }
-        spec.insert("matches".to_owned(), matches);
     }
     Ok(())
 }
 
 fn split_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Invalid> {
     if to <= Version::V1Alpha2 {
-        let matches = field_mut(object, "spec", "")?.remove("matches");
+        let matches = field_mut(object, "spec", "")?.and_then(|spec| spec.remove("matches"));
         let empty = |matches: &Value| matches.is_null() || matches.as_array().is_some_and(Vec::is_empty);
         annotation::keep(object, annotation::MATCHES, matches.filter(|matches| !empty(matches)))?;
     }
@@ -313,23 +316,21 @@ pub(crate) fn object_mut<'a>(value: &'a mut Value, field: &str) -> Result<&'a mu
     value.as_object_mut().ok_or_else(|| Invalid::new(field, InvalidReason::Type, "must be an object"))
 }
 
-/// The object in a field of an object.
+/// The object in a field of an object, if the field is there.
 fn field_mut<'a>(
     object: &'a mut Map<String, Value>,
     name: &str,
     parent: &str,
-) -> Result<&'a mut Map<String, Value>, Invalid> {
-    let field = path::key(parent, name);
-    match object.get_mut(name) {
-        Some(value) => object_mut(value, &field),
-        None => Err(Invalid::new(field, InvalidReason::Required, "is missing")),
-    }
+) -> Result<Option<&'a mut Map<String, Value>>, Invalid> {
+    let value = object.get_mut(name).filter(|value| !value.is_null());
+    value.map(|value| object_mut(value, &path::key(parent, name))).transpose()
 }
 
+/// Takes the object out of a field of an object; an empty one if the field is not there.
 fn take_field(object: &mut Map<String, Value>, name: &str, parent: &str) -> Result<Map<String, Value>, Invalid> {
-    field_mut(object, name, parent).map(std::mem::take).inspect(|_| {
-        object.remove(name);
-    })
+    let taken = field_mut(object, name, parent)?.map(std::mem::take).unwrap_or_default();
+    object.remove(name);
+    Ok(taken)
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str, parent: &str) -> Result<&'a str, Invalid> {

@@ -44,23 +44,20 @@ pub(super) fn down(object: &mut Map<String, Value>) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The weights of all backends, each with its field.
+/// The weights that are there, each with its field.
 fn weights(object: &mut Map<String, Value>) -> Result<Vec<(String, &mut Value)>, Invalid> {
-    let backends = match field_mut(object, "spec", "")?.get_mut("backends") {
-        Some(Value::Array(backends)) => backends,
-        _ => return Err(Invalid::new("spec.backends", InvalidReason::Type, "must be a list")),
+    let backends = match field_mut(object, "spec", "")?.and_then(|spec| spec.get_mut("backends")) {
+        Some(Value::Array(backends)) => backends.as_mut_slice(),
+        Some(Value::Null) | None => &mut [],
+        Some(_) => return Err(Invalid::new("spec.backends", InvalidReason::Type, "must be a list")),
     };
-    let backends = backends.iter_mut().enumerate();
-    backends
-        .map(|(index, backend)| {
-            let at = path::item("spec.backends", index);
-            let field = path::key(&at, "weight");
-            match object_mut(backend, &at)?.get_mut("weight") {
-                Some(weight) if !weight.is_null() => Ok((field, weight)),
-                _ => Err(Invalid::new(field, InvalidReason::Required, "is missing")),
-            }
-        })
-        .collect()
+    let mut weights = Vec::new();
+    for (index, backend) in backends.iter_mut().enumerate() {
+        let at = path::item("spec.backends", index);
+        let weight = object_mut(backend, &at)?.get_mut("weight").filter(|weight| !weight.is_null());
+        weights.extend(weight.map(|weight| (path::key(&at, "weight"), weight)));
+    }
+    Ok(weights)
 }
 
 fn quantity(thousandths: u64) -> String {
