@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Resource;
 use kube::core::{Selector, SelectorExt};
 use serde::Serialize;
@@ -32,16 +32,18 @@ where
     let uid = owner.meta().uid.as_deref().unwrap_or_default();
     let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
     let mut claimed = Vec::new();
+    let is_selected = |meta: &ObjectMeta| selector.matches(meta.labels.as_ref().unwrap_or(&Default::default()));
     for object in table.within(namespace) {
-        let selected = selector.matches(object.meta().labels.as_ref().unwrap_or(&Default::default()));
-        match controller_uid(object.meta()) {
-            Some(controller) if controller == uid && selected => claimed.push(object.clone()),
-            Some(controller) if controller == uid => release(component, owner, object, plan),
-            None if selected && adoptable(object) && is_alive(owner) && is_alive(&**object) => {
+        let meta = object.meta();
+        match controller_uid(meta) {
+            Some(controller) if controller != uid => {}
+            Some(_) if is_selected(meta) => claimed.push(object.clone()),
+            Some(_) => release(component, owner, object, plan),
+            None if is_alive(owner) && is_alive(&**object) && is_selected(meta) && adoptable(object) => {
                 adopt(component, owner, object, plan);
                 claimed.push(object.clone());
             }
-            _ => {}
+            None => {}
         }
     }
     claimed

@@ -282,7 +282,7 @@ impl Driver {
                 action.done.clone()
             }
             Err(error) => {
-                let message = message(&error);
+                let message = action.op.without_generated_name(message(&error));
                 let (name, verb) = (action.regarding.name.as_deref(), action.op.verb());
                 match &action.failed {
                     Some(_) => {

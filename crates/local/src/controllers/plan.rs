@@ -185,6 +185,17 @@ impl Op {
         }
     }
 
+    /// What the API said, with the generated part of a name left out, so that the same failure again is the same event.
+    pub(crate) fn without_generated_name(&self, message: String) -> String {
+        match self {
+            Self::Create(target, object) => match object.pointer("/metadata/generateName").and_then(Value::as_str) {
+                Some(prefix) => message.replace(&target.name, prefix),
+                None => message,
+            },
+            _ => message,
+        }
+    }
+
     pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Create(..) => "create",
@@ -287,6 +298,15 @@ fn merged(mut base: Value, over: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_failure_of_two_generated_pods_has_the_same_message() {
+        let mut pod = k8s_openapi::api::core::v1::Pod::default();
+        pod.metadata.name = Some("web-x2x4z".to_owned());
+        pod.metadata.generate_name = Some("web-".to_owned());
+        let message = Op::create(&pod).without_generated_name("pods \"web-x2x4z\" is forbidden".to_owned());
+        assert_eq!(message, "pods \"web-\" is forbidden");
+    }
 
     #[test]
     fn a_merge_patch_names_only_what_differs_and_nulls_what_is_gone() {
