@@ -108,32 +108,20 @@ fn delete(cron: &CronJob, job: &Job, plan: &mut Plan) {
 }
 
 fn start(cron: &CronJob, spec: &CronJobSpec, jobs: &[&Arc<Job>], now: Timestamp, plan: &mut Plan) {
-    let mut warn = |reason, message: String| {
-        plan.act(COMPONENT, cron, Op::Report).warn(reason, message);
+    let schedule = match schedule(spec) {
+        Ok(schedule) => schedule,
+        Err((reason, message)) => {
+            plan.act(COMPONENT, cron, Op::Report).warn(reason, message);
+            return;
+        }
     };
-    if let Some(Err(error)) = spec.time_zone.as_deref().map(zone) {
-        return warn(
-            "UnknownTimeZone",
-            format!("invalid timeZone: {:?}: {error}", spec.time_zone.as_deref().unwrap_or_default()),
-        );
-    }
     if spec.suspend == Some(true) {
         return;
     }
-    let schedule = match Schedule::parse(&spec.schedule, spec.time_zone.as_deref()) {
-        Ok(schedule) => schedule,
-        Err(error) => {
-            return warn("UnparseableSchedule", format!("unparseable schedule: {:?} : {error}", spec.schedule));
-        }
-    };
-    let created = cron.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
-    let bound = deadline.and_then(|deadline| now.checked_sub(deadline).ok());
-    let earliest = last_scheduled(cron, jobs).unwrap_or(created).max(bound.unwrap_or(Timestamp::MIN));
     if let Some(next) = schedule.next(now) {
         plan.wake_at(next);
     }
-    let Some((at, many)) = schedule.last(earliest, now, MANY) else { return };
+    let Some((at, many)) = schedule.last(earliest(cron, spec, jobs, now), now, MANY) else { return };
     if many {
         let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         plan.act(COMPONENT, cron, Op::Report).warn("TooManyMissedTimes", message);
@@ -144,15 +132,29 @@ fn start(cron: &CronJob, spec: &CronJobSpec, jobs: &[&Arc<Job>], now: Timestamp,
             let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
             plan.act(COMPONENT, cron, Op::Report).done("JobAlreadyActive", message);
         }
-        Some("Replace") if !running.is_empty() => {
-            // The new one is made once these are gone from the API or being deleted.
+        Some("Replace") if running.iter().any(|job| job.metadata.deletion_timestamp.is_none()) => {
+            // The new one is made once these are being deleted.
             running.iter().for_each(|job| delete(cron, job, plan));
-            if running.iter().all(|job| job.metadata.deletion_timestamp.is_some()) {
-                create(cron, spec, at, plan);
-            }
         }
         _ => create(cron, spec, at, plan),
     }
+}
+
+/// The schedule, or the reason and message of the event that says why there is none.
+fn schedule(spec: &CronJobSpec) -> Result<Schedule, (&'static str, String)> {
+    if let Some(name) = spec.time_zone.as_deref() {
+        zone(name).map_err(|error| ("UnknownTimeZone", format!("invalid timeZone: {name:?}: {error}")))?;
+    }
+    let unparseable = |error| ("UnparseableSchedule", format!("unparseable schedule: {:?} : {error}", spec.schedule));
+    Schedule::parse(&spec.schedule, spec.time_zone.as_deref()).map_err(unparseable)
+}
+
+/// The time after which the schedule counts: that of the last Job, unless it is longer ago than a start may be late.
+fn earliest(cron: &CronJob, spec: &CronJobSpec, jobs: &[&Arc<Job>], now: Timestamp) -> Timestamp {
+    let created = cron.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
+    let bound = deadline.and_then(|deadline| now.checked_sub(deadline).ok());
+    last_scheduled(cron, jobs).unwrap_or(created).max(bound.unwrap_or(Timestamp::MIN))
 }
 
 fn create(cron: &CronJob, spec: &CronJobSpec, at: Timestamp, plan: &mut Plan) {

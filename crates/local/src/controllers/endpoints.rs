@@ -257,13 +257,13 @@ fn reconcile_endpoints(world: &World, service: &Service, pods: &[&Pod], plan: &m
                 labels: Some(labels),
                 ..Default::default()
             };
-            plan.act("endpoint-controller", service, Op::create(&Endpoints { metadata, subsets }));
+            plan.act(ENDPOINTS, service, Op::create(&Endpoints { metadata, subsets }));
         }
         Some(known) => {
             let mut updated = Endpoints { subsets, ..Endpoints::clone(known) };
             updated.metadata.labels = Some(labels);
             if updated != **known {
-                plan.act("endpoint-controller", service, Op::patch(&**known, &updated));
+                plan.act(ENDPOINTS, service, Op::patch(&**known, &updated));
             }
         }
     }
