@@ -176,12 +176,6 @@ impl Inbound {
             && self.probes.iter().any(|probe| probe.port == port && probe.path.as_deref() == path)
     }
 
-    /// Whether some authorization could allow HTTP but not raw TCP on `port`: then a connection must be parsed to be
-    /// judged, and detection must not give up on it.
-    pub fn judges_requests(&self, port: u16) -> bool {
-        self.authorizations.iter().any(|authorization| authorization.http.is_some() && authorization.covers(port))
-    }
-
     /// What every authorization says of a request, in their order: the same judgement as [`Inbound::decide_request`],
     /// told in full.
     pub fn explain_request<'a, H: Headers + ?Sized>(
