@@ -7,8 +7,10 @@
 
 pub mod address;
 pub mod directory;
+pub mod dns;
 mod link;
 pub mod nft;
+pub mod service;
 
 pub use address::{Addresses, Exhausted};
 pub use link::{NetworkError, NodeNetwork};

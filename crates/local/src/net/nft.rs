@@ -260,4 +260,22 @@ mod tests {
         assert_eq!(acknowledgements(&refusal).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(acknowledgements(&[1, 2, 3]).unwrap(), 0);
     }
+
+    /// What `nft` reads back of the rules, where both it and namespaces are to be had.
+    #[test]
+    fn nft_reads_the_rules_as_they_are_meant() {
+        let Ok(netns) = NetNamespace::create() else { return };
+        Capture::default().install(&netns).unwrap();
+        let list = || std::process::Command::new("nft").args(["list", "ruleset"]).output();
+        let Ok(output) = netns.run(list) else { return };
+        let words: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().split_whitespace().collect();
+        let expected = "table ip heddle { \
+             chain output { type nat hook output priority -100; policy accept; \
+             meta l4proto tcp meta mark != 0x00004844 oif != \"lo\" redirect to :15001 } \
+             chain prerouting { type nat hook prerouting priority dstnat; policy accept; \
+             tcp dport 15000 return tcp dport 15001 return tcp dport 15006 return tcp dport 15008 return \
+             meta l4proto tcp redirect to :15006 } }";
+        let expected: Vec<_> = expected.split_whitespace().collect();
+        assert_eq!(words.join(" "), expected.join(" "));
+    }
 }
