@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::SplitStream;
@@ -87,7 +87,9 @@ async fn run(socket: WebSocket, exec: Exec, options: ExecOptions) {
     if let Some(exit) = exit {
         // A failed send means that the client has gone, and nobody is left to tell.
         let _ = outgoing.send(channel(ERROR, exit_status(&exit).to_string().as_bytes())).await;
-        let _ = outgoing.send(Message::Close(None)).await;
+        // kubectl takes a close without a code for a failure.
+        let done = CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() };
+        let _ = outgoing.send(Message::Close(Some(done))).await;
     }
     drop(outgoing);
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), writer).await;
