@@ -5,5 +5,6 @@ pub mod controllers;
 pub mod kubelet;
 mod namespace;
 pub mod net;
+pub mod node;
 
 pub use namespace::NetNamespace;

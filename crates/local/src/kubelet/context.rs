@@ -129,7 +129,7 @@ impl Context {
     /// Waits until the pod's proxy is ready; at once for a pod that is not meshed.
     pub async fn proxy_ready(&self) {
         let mut state = self.state.subscribe();
-        let settled = |state: &PodState| matches!(state.mesh, MeshState::Outside | MeshState::Ready);
+        let settled = |state: &PodState| matches!(state.mesh, MeshState::Outside | MeshState::Ready { .. });
         if state.wait_for(settled).await.is_err() {
             std::future::pending().await
         }

@@ -192,7 +192,7 @@ fn variable_name(name: &str) -> String {
 
 /// What Kubernetes accepts from `envFrom`: no `=`, no control characters, not empty.
 fn is_variable_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(|c: char| c == '=' || c == '\0')
+    !name.is_empty() && !name.contains(['=', '\0'])
 }
 
 // === impl Environment ===

@@ -274,7 +274,11 @@ impl Follower {
     }
 
     async fn read_on(&mut self) -> io::Result<()> {
-        let mut file = tokio::fs::File::open(&self.path).await?;
+        let mut file = match tokio::fs::File::open(&self.path).await {
+            // The container has not started yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
         if file.metadata().await?.len() < self.offset {
             // The file was turned over.
             self.offset = 0;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -101,6 +104,9 @@ impl Files {
 /// Runs a pod's proxy until it is told to stop. Whenever it ends before, the pod's containers are started again once
 /// the next one is ready.
 pub(super) async fn run(pod: Arc<Context>, mut control: watch::Receiver<Control>) {
+    if let Err(error) = announce(&pod).await {
+        tracing::warn!(pod = pod.name(), %error, "the proxy of a pod is not shown in it");
+    }
     let mut backoff = Backoff::default();
     let mut runs = 0;
     while control.borrow().stop.is_none() {
@@ -111,7 +117,10 @@ pub(super) async fn run(pod: Arc<Context>, mut control: watch::Receiver<Control>
         }
         runs += 1;
         pod.event(None, Kind::Warning, "ProxyFailed", &format!("The proxy of the pod ended: {why}"));
-        pod.state.send_modify(|state| state.mesh = MeshState::Failed(why));
+        pod.state.send_modify(|state| {
+            state.mesh = MeshState::Failed(why);
+            state.proxy_restarts += 1;
+        });
         for container in pod.controls.values() {
             container.send_modify(|control| control.generation += 1);
         }
@@ -120,6 +129,16 @@ pub(super) async fn run(pod: Arc<Context>, mut control: watch::Receiver<Control>
             _ = control.wait_for(|control| control.stop.is_some()) => return,
         }
     }
+}
+
+/// Shows the proxy in the pod as an ephemeral container, which is what Kubernetes calls one that was added from
+/// outside; so `kubectl logs -c heddle-proxy` and `kubectl describe` know it.
+async fn announce(pod: &Context) -> Result<(), kube::Error> {
+    let proxy = json!({"name": PROXY_CONTAINER, "image": "heddle"});
+    let patch = json!({"metadata": {"uid": pod.pod().metadata.uid}, "spec": {"ephemeralContainers": [proxy]}});
+    let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
+    let patch = Patch::Strategic(patch);
+    api.patch_ephemeral_containers(&pod.name(), &PatchParams::default(), &patch).await.map(drop)
 }
 
 async fn run_once(pod: &Context, control: &mut watch::Receiver<Control>, run: u32) -> String {
@@ -169,7 +188,7 @@ async fn report_ready(pod: &Context) {
         });
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    pod.state.send_modify(|state| state.mesh = MeshState::Ready);
+    pod.state.send_modify(|state| state.mesh = MeshState::Ready { since: Timestamp::now() });
     std::future::pending().await
 }
 
@@ -239,8 +258,6 @@ pub(super) fn variables(ip: std::net::Ipv4Addr) -> Environment {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

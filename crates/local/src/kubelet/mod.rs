@@ -24,6 +24,7 @@ mod root;
 mod sources;
 mod state;
 mod status;
+mod streams;
 mod unsupported;
 mod volumes;
 
@@ -130,7 +131,7 @@ impl Kubelet {
 
     /// Stops all pods, each within its own grace period and none later than `limit`. Their objects stay, so that they
     /// start again with the node.
-    pub async fn stop(self, limit: Duration) {
+    pub async fn stop(&self, limit: Duration) {
         for task in &self.tasks {
             task.abort();
         }

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::event::Kind;
 use super::mesh;
 use super::state::{MeshState, Waiting, is_sidecar};
-use super::status::{phase, pod_status};
+use super::status::pod_status;
 use super::unsupported::unsupported;
 
 /// What is running of a pod.
@@ -215,7 +215,10 @@ impl Worker {
             self.stop(name, deadline);
         }
         for (_, task) in self.containers.drain(..) {
-            task.await.ok();
+            // One that ended by itself was waited for already.
+            if !task.is_finished() {
+                task.await.ok();
+            }
         }
         for (name, task) in std::mem::take(&mut self.sidecars).into_iter().rev() {
             self.stop(&name, deadline);
@@ -318,9 +321,4 @@ async fn delete(pod: &Context) {
         }
         tokio::time::sleep(RETRY).await;
     }
-}
-
-/// Whether a pod runs no more and will not run again.
-pub(super) fn is_finished(pod: &Context) -> bool {
-    matches!(phase(&pod.state.borrow(), &pod.spec()), "Succeeded" | "Failed")
 }

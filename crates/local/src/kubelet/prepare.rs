@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use super::action::Target;
 use super::context::Context;
 use super::env::{self, Environment, expand};
+use super::event::Kind;
 use super::process::Process;
 use super::root::Root;
 use super::sources::{ConfigError, Sources};
@@ -55,7 +56,14 @@ impl Prepared {
         if !isolated {
             let mut environment = environment;
             for mount in &mounts {
-                environment.set(&volume_variable(&mount.field, container), mount.source.to_string_lossy());
+                let variable = volume_variable(&mount.field, container);
+                environment.set(&variable, mount.source.to_string_lossy());
+                let message = format!(
+                    "{}: without namespaces nothing is mounted at {}; the files are in ${variable}",
+                    mount.field,
+                    mount.target.display()
+                );
+                pod.event(Some(&container.name), Kind::Warning, "NotHonoured", &message);
             }
             let process = Process { argv, env: environment, working_dir };
             return Ok(Self { process, root: None, message_file: None });

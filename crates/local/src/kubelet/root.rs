@@ -122,6 +122,13 @@ impl Root {
                 ));
             }
         }
+        for directory in &self.hidden {
+            let target = inside(&root, directory);
+            if target.is_dir() {
+                mount("tmpfs", &target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0700,size=4k"))
+                    .map_err(at(format!("cannot hide {}", directory.display())))?;
+            }
+        }
         Ok(root)
     }
 }
@@ -215,7 +222,7 @@ fn make_devices(root: &Path) -> Result<(), RootError> {
 /// Replaces a file, or a link in its place. On an overlay this leaves the machine's file as it is.
 fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::write(path, text),
     }
 }

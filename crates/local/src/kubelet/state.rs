@@ -15,6 +15,7 @@ pub struct PodState {
     pub init: Vec<ContainerState>,
     pub containers: Vec<ContainerState>,
     pub mesh: MeshState,
+    pub proxy_restarts: i32,
     /// Why nothing of the pod can start, while that is so.
     pub blocked: Option<Waiting>,
 }
@@ -69,7 +70,9 @@ pub enum MeshState {
     #[default]
     Outside,
     Starting(String),
-    Ready,
+    Ready {
+        since: Timestamp,
+    },
     Failed(String),
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::context::PROXY_CONTAINER;
 use super::state::{ContainerState, MeshState, Phase, PodState, Terminated, Waiting};
 
 /// The condition that tells of the pod's proxy.
@@ -21,6 +22,7 @@ pub(super) fn pod_status(pod: &core::Pod, state: &PodState, host_ip: Ipv4Addr, n
         phase: Some(phase(state, &spec).to_owned()),
         conditions: Some(conditions(pod, state, now)),
         init_container_statuses: present(state.init.iter().map(container_status).collect()),
+        ephemeral_container_statuses: present(proxy_status(state).into_iter().collect()),
         container_statuses: Some(state.containers.iter().map(container_status).collect()),
         host_ip: Some(host_ip.to_string()),
         host_ips: Some(vec![core::HostIP { ip: host_ip.to_string() }]),
@@ -113,9 +115,28 @@ fn mesh_condition(mesh: &MeshState) -> Option<Result<(), (&'static str, String)>
     match mesh {
         MeshState::Outside => None,
         MeshState::Starting(why) => Some(Err(("ProxyStarting", why.clone()))),
-        MeshState::Ready => Some(Ok(())),
+        MeshState::Ready { .. } => Some(Ok(())),
         MeshState::Failed(why) => Some(Err(("ProxyFailed", why.clone()))),
     }
+}
+
+/// The proxy is shown as an ephemeral container: it is not of the pod's making, and does not count as one of its
+/// containers.
+fn proxy_status(state: &PodState) -> Option<core::ContainerStatus> {
+    let current = match &state.mesh {
+        MeshState::Outside => return None,
+        MeshState::Starting(why) => Phase::Waiting(Waiting::new("ProxyStarting", why.clone())),
+        MeshState::Ready { since } => Phase::Running { since: *since, id: String::new() },
+        MeshState::Failed(why) => Phase::Waiting(Waiting::new("ProxyFailed", why.clone())),
+    };
+    Some(core::ContainerStatus {
+        name: PROXY_CONTAINER.to_owned(),
+        image: "heddle".to_owned(),
+        ready: matches!(state.mesh, MeshState::Ready { .. }),
+        restart_count: state.proxy_restarts,
+        state: Some(container_state(&current)),
+        ..core::ContainerStatus::default()
+    })
 }
 
 fn containers_ready(state: &PodState, finished: bool) -> Result<(), (&'static str, String)> {

@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::context::PROXY_CONTAINER;
+
 /// The fields of `spec` that are set and change nothing here, each with the reason. The path is as Kubernetes writes
 /// it, from the pod: `spec.containers[0].resources.limits`.
 pub fn unsupported(spec: &core::PodSpec) -> Vec<(String, &'static str)> {
@@ -43,7 +45,8 @@ const NO_IMAGES: &str = "images are not run: the container sees this machine's f
 fn pod_fields(spec: &core::PodSpec, found: &mut Found) {
     let security = spec.security_context.clone().unwrap_or_default();
     found.note(security != core::PodSecurityContext::default(), "spec.securityContext", ONE_USER);
-    found.note(spec.ephemeral_containers.is_some(), "spec.ephemeralContainers", "use `kubectl exec`");
+    let debugging = spec.ephemeral_containers.iter().flatten().any(|container| container.name != PROXY_CONTAINER);
+    found.note(debugging, "spec.ephemeralContainers", "use `kubectl exec`");
     found.note(spec.runtime_class_name.is_some(), "spec.runtimeClassName", "there is one way to run a process");
     found.note(spec.resources.is_some(), "spec.resources", NO_CGROUPS);
     found.note(spec.active_deadline_seconds.is_some(), "spec.activeDeadlineSeconds", "a pod runs until it is deleted");

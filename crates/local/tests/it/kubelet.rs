@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use heddle_local::NetNamespace;
-use heddle_local::api::{self, Api};
+use heddle_local::api::{self, Api, ContainerRef, ExecOptions, Node as _};
 use heddle_local::kubelet::{Config, Kubelet, MeshConfig, Network, Selection, follow_directory};
 use heddle_local::net::NodeNetwork;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod, ServiceAccount};
 use kube::Client;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// One node at a time, so that what each leaves behind can be told.
 static MACHINE: Mutex<()> = Mutex::const_new(());
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A node of one test.
 struct Node {
@@ -75,12 +76,15 @@ impl Node {
     }
 
     async fn with(namespaces: bool, proxy: Vec<String>) -> Option<Self> {
+        let machine = MACHINE.lock().await;
         if namespaces && !may_make_namespaces() {
             return None;
         }
-        let machine = MACHINE.lock().await;
         let before = Traces::now();
         let client = Api::open(api::Config::default()).await.unwrap().client();
+        let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        let accounts = kube::Api::<ServiceAccount>::namespaced(client.clone(), "default");
+        accounts.create(&PostParams::default(), &account).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let network = if namespaces {
             let netns = NetNamespace::create().unwrap();
@@ -121,7 +125,7 @@ impl Node {
 
     /// A container that runs a script; its command line bears the marker.
     fn shell(&self, name: &str, script: &str) -> Value {
-        json!({"name": name, "command": ["sh", "-c", script, self.marker]})
+        json!({"name": name, "image": "none", "command": ["sh", "-c", script, self.marker]})
     }
 
     async fn until(&self, name: &str, what: &str, holds: impl Fn(&Pod) -> bool + Send) -> Pod {
@@ -145,8 +149,8 @@ impl Node {
 
     /// What a container has said, as soon as it has said `text`.
     async fn said(&self, pod: &str, container: &str, text: &str) -> String {
-        let pod = self.kubelet.find("default", pod).expect("the pod is on the node");
-        let log = pod.log(container).unwrap();
+        self.until(pod, "seen", |pod| pod.status.as_ref().is_some_and(|status| status.start_time.is_some())).await;
+        let log = self.kubelet.find("default", pod).unwrap().log(container).unwrap();
         let mut said = String::new();
         let reading = async {
             let parts = log.read(Selection { follow: true, ..Selection::default() }).unwrap();
@@ -170,11 +174,24 @@ impl Node {
         found.map(|event| event.message.unwrap_or_default())
     }
 
+    /// The message of an event, which is written soon after what it tells of.
+    async fn event(&self, pod: &str, reason: &str) -> String {
+        let waiting = async {
+            loop {
+                if let Some(message) = self.has_event(pod, reason).await {
+                    return message;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no event {reason} of {pod}"))
+    }
+
     /// Stops the node and shows that nothing is left of it.
     async fn stop(self) {
         self.kubelet.stop(Duration::from_secs(5)).await;
         assert_eq!(processes_with(&self.marker), Vec::<String>::new(), "processes are left");
-        drop(self.client);
+        drop((self.kubelet, self.client));
         let mut now = Traces::now();
         // Netlink tasks and workers let go of their namespaces as they end, which is soon but not at once.
         for _ in 0..100 {
@@ -233,7 +250,7 @@ async fn a_pod_has_a_network_a_name_and_files_of_its_own() {
     let said = node.said("one", "app", "written").await;
     assert!(said.starts_with("one\nnameserver 10.96.0.10\n"), "{said}");
     assert!(!Path::new("/heddle-test").exists(), "what a container writes stays with it");
-    assert!(node.has_event("one", "Started").await.is_some());
+    node.event("one", "Started").await;
 
     node.pods().delete("one", &DeleteParams::default()).await.unwrap();
     let uid = pod.metadata.uid.unwrap();
@@ -251,11 +268,257 @@ async fn pods_reach_each_other_by_address() {
     let listener = netns.run(|| std::net::TcpListener::bind("0.0.0.0:7000")).unwrap();
     let asked = tokio::task::spawn_blocking(move || listener.accept().unwrap().1.ip().to_string());
     let script = format!("exec 3<>/dev/tcp/{server}/7000 && sleep 1000");
-    let client = json!({"name": "app", "command": ["bash", "-c", script, node.marker]});
+    let client = json!({"name": "app", "image": "none", "command": ["bash", "-c", script, node.marker]});
     node.create("client", json!({"containers": [client]})).await;
     let client = node.until_ready("client").await.status.unwrap().pod_ip.unwrap();
     let from = tokio::time::timeout(PATIENCE, asked).await.expect("the client connects").unwrap();
     assert_eq!(from, client);
     drop(netns);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_fails_is_restarted_at_once_and_then_with_a_wait() {
+    let Some(node) = Node::start().await else { return };
+    node.create("fails", json!({"containers": [node.shell("app", "echo run; exit 3")]})).await;
+    let pod = node.until("fails", "waiting", |pod| waiting_for(pod, "CrashLoopBackOff")).await;
+    let app = container(&pod);
+    let last = app.last_state.unwrap().terminated.unwrap();
+    assert_eq!((app.restart_count, last.exit_code, last.reason.as_deref()), (1, 3, Some("Error")));
+    let message = app.state.unwrap().waiting.unwrap().message.unwrap();
+    assert!(message.starts_with("back-off 10s restarting failed container=app"), "{message}");
+    let parts = node.kubelet.find("default", "fails").unwrap().log("app").unwrap();
+    let previous = parts.read(Selection { previous: true, ..Selection::default() }).unwrap().map(Result::unwrap);
+    assert_eq!(previous.collect::<Vec<_>>().await.concat(), b"run\n");
+    node.event("fails", "BackOff").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_cannot_run_is_named_and_others_run() {
+    let Some(node) = Node::start().await else { return };
+    let missing = json!({"name": "missing", "image": "none", "command": ["no-such-program"]});
+    let silent = json!({"name": "silent", "image": "app:1"});
+    node.create("bad", json!({"containers": [missing, silent, node.shell("good", "sleep 1000")]})).await;
+    let state_of = |pod: &Pod, index: usize| {
+        let statuses = pod.status.as_ref()?.container_statuses.clone()?;
+        statuses.into_iter().nth(index)?.state
+    };
+    let waiting = |pod: &Pod, index: usize, reason: &str| {
+        state_of(pod, index).and_then(|state| state.waiting).filter(|waiting| waiting.reason.as_deref() == Some(reason))
+    };
+    let pod = node
+        .until("bad", "explained", |pod| {
+            waiting(pod, 0, "RunContainerError").is_some()
+                && waiting(pod, 1, "NoCommand").is_some()
+                && state_of(pod, 2).is_some_and(|state| state.running.is_some())
+        })
+        .await;
+    let message = waiting(&pod, 0, "RunContainerError").unwrap().message.unwrap();
+    assert!(message.contains("`no-such-program`: No such file or directory") && message.contains("PATH="), "{message}");
+    let message = waiting(&pod, 1, "NoCommand").unwrap().message.unwrap();
+    assert!(message.contains("set `command`"), "{message}");
+    let warning = node.event("bad", "NotHonoured").await;
+    assert!(warning.contains("spec.containers[1].image"), "{warning}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_done_stays_done() {
+    let Some(node) = Node::start().await else { return };
+    node.create(
+        "done",
+        json!({"restartPolicy": "Never", "containers": [node.shell("app", "echo -n ok > /dev/termination-log")]}),
+    )
+    .await;
+    let pod = node.until_phase("done", "Succeeded").await;
+    let end = state(&pod).terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref(), end.message.as_deref()), (0, Some("Completed"), Some("ok")));
+    let spec = json!({"restartPolicy": "OnFailure", "containers": [node.shell("app", "test -e /again/x || { touch /again/x; exit 1; }")]});
+    let mut spec = spec;
+    spec["volumes"] = json!([{"name": "again", "emptyDir": {}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "again", "mountPath": "/again"}]);
+    node.create("retries", spec).await;
+    assert_eq!(container(&node.until_phase("retries", "Succeeded").await).restart_count, 1);
+    node.create("fails", json!({"restartPolicy": "Never", "containers": [node.shell("app", "kill -9 $$$$")]})).await;
+    let end = state(&node.until_phase("fails", "Failed").await).terminated.unwrap();
+    assert_eq!((end.exit_code, end.signal), (137, Some(9)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_containers_run_in_order_and_sidecars_beside() {
+    let Some(node) = Node::start().await else { return };
+    let mut first = node.shell("first", "echo first >> /shared/order");
+    let mut sidecar = node.shell(
+        "sidecar",
+        "echo sidecar >> /shared/order; trap 'echo bye >> /shared/order; exit 0' TERM; while :; do sleep 0.1; done",
+    );
+    sidecar["restartPolicy"] = json!("Always");
+    sidecar["startupProbe"] = json!({"exec": {"command": ["grep", "sidecar", "/shared/order"]}, "periodSeconds": 1});
+    let mut second = node.shell("second", "echo second >> /shared/order");
+    let mut app = node.shell("app", "cat /shared/order");
+    for container in [&mut first, &mut sidecar, &mut second, &mut app] {
+        container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]);
+    }
+    let volumes = json!([{"name": "shared", "emptyDir": {}}]);
+    node.create("ordered", json!({"restartPolicy": "Never", "initContainers": [first, sidecar, second], "containers": [app], "volumes": volumes})).await;
+    let pod = node.until_phase("ordered", "Succeeded").await;
+    assert_eq!(node.said("ordered", "app", "second").await, "first\nsidecar\nsecond\n");
+    let init = pod.status.unwrap().init_container_statuses.unwrap();
+    assert_eq!(init.iter().map(|status| status.name.as_str()).collect::<Vec<_>>(), ["first", "sidecar", "second"]);
+    node.until("ordered", "without its sidecar", |pod| {
+        let init = pod.status.as_ref().and_then(|status| status.init_container_statuses.clone()).unwrap_or_default();
+        init.get(1)
+            .and_then(|status| status.state.clone())
+            .and_then(|state| state.terminated)
+            .is_some_and(|end| end.exit_code == 0)
+    })
+    .await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configuration_is_waited_for_and_followed() {
+    let Some(node) = Node::start().await else { return };
+    let mut app = node.shell(
+        "app",
+        "echo \"$GREETING $POD_IP\"; while ! grep -q two /config/text; do sleep 0.1; done; echo changed; sleep 1000",
+    );
+    app["env"] = json!([
+        {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "config", "key": "text"}}},
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+    ]);
+    app["volumeMounts"] = json!([{"name": "config", "mountPath": "/config"}]);
+    let volumes = json!([{"name": "config", "configMap": {"name": "config"}}]);
+    node.create("configured", json!({"containers": [app], "volumes": volumes})).await;
+    let blocked = node
+        .until("configured", "blocked", |pod| pod.status.as_ref().is_some_and(|status| status.message.is_some()))
+        .await;
+    let message = blocked.status.unwrap().message.unwrap();
+    assert!(message.contains("the ConfigMap `config` does not exist in namespace `default`"), "{message}");
+
+    let maps = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(node.client.clone(), "default");
+    let map = serde_json::from_value(json!({"metadata": {"name": "config"}, "data": {"text": "one"}})).unwrap();
+    maps.create(&PostParams::default(), &map).await.unwrap();
+    let pod = node.until_ready("configured").await;
+    let expected = format!("one {}\n", pod.status.unwrap().pod_ip.unwrap());
+    assert_eq!(node.said("configured", "app", "\n").await, expected);
+    maps.patch("config", &PatchParams::default(), &Patch::Merge(json!({"data": {"text": "two"}}))).await.unwrap();
+    node.said("configured", "app", "changed").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_decide_readiness_and_life() {
+    let Some(node) = Node::start().await else { return };
+    let mut app = node.shell("app", "touch /tmp/alive; echo started; sleep 1000");
+    app["readinessProbe"] = json!({"httpGet": {"port": 8080, "path": "/ready"}, "periodSeconds": 1});
+    app["livenessProbe"] =
+        json!({"exec": {"command": ["cat", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    node.create("probed", json!({"containers": [app]})).await;
+    node.said("probed", "app", "started").await;
+    assert!(!is_ready(&node.pods().get("probed").await.unwrap()));
+    let netns = node.kubelet.find("default", "probed").unwrap().sandbox.get().unwrap().netns.clone().unwrap();
+    let listener = netns.run(|| std::net::TcpListener::bind("0.0.0.0:8080")).unwrap();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    });
+    node.until_ready("probed").await;
+    assert!(node.event("probed", "Unhealthy").await.contains("Readiness probe failed"));
+    drop(netns);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_told_to_end_and_then_ended_with_all_it_started() {
+    let Some(node) = Node::start().await else { return };
+    let marker = &node.marker;
+    let script =
+        format!("setsid sh -c 'sleep 1000; : {marker}' & trap 'echo told' TERM; echo up; while :; do sleep 0.1; done");
+    let mut app = json!({"name": "app", "image": "none", "command": ["bash", "-c", script, node.marker]});
+    app["lifecycle"] = json!({
+        "postStart": {"exec": {"command": ["sh", "-c", "echo hooked > /proc/1/fd/1 2>/dev/null; touch /hooked"]}},
+        "preStop": {"exec": {"command": ["test", "-e", "/hooked"]}},
+    });
+    node.create("stubborn", json!({"containers": [app]})).await;
+    node.until_ready("stubborn").await;
+    node.said("stubborn", "app", "up").await;
+    let pod = node.kubelet.find("default", "stubborn").unwrap();
+    let log = pod.log("app").unwrap();
+    drop(pod);
+    node.pods().delete("stubborn", &DeleteParams::default()).await.unwrap();
+    node.until("stubborn", "ended", |pod| {
+        pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()).is_some_and(|statuses| {
+            statuses[0]
+                .state
+                .as_ref()
+                .is_some_and(|state| state.terminated.as_ref().is_some_and(|end| end.exit_code == 137))
+        })
+    })
+    .await;
+    assert!(node.has_event("stubborn", "FailedPreStopHook").await.is_none());
+    assert!(log.tail(4096).contains("told"));
+    assert_eq!(processes_with(&node.marker), Vec::<String>::new());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_and_connections_are_made_in_the_container() {
+    let Some(node) = Node::start().await else { return };
+    node.create("one", json!({"containers": [node.shell("app", "sleep 1000")]})).await;
+    let pod = node.until_ready("one").await;
+    let container = ContainerRef {
+        namespace: "default".to_owned(),
+        pod: "one".to_owned(),
+        uid: pod.metadata.uid.unwrap(),
+        container: "app".to_owned(),
+    };
+    let command = |words: &[&str], tty: bool| ExecOptions {
+        command: words.iter().map(|word| (*word).to_owned()).collect(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty,
+    };
+    let mut exec =
+        node.kubelet.exec(container.clone(), command(&["sh", "-c", "hostname; cat; exit 7"], false)).await.unwrap();
+    let mut stdin = exec.stdin.take().unwrap();
+    stdin.write_all(b"said").await.unwrap();
+    drop(stdin);
+    let mut output = String::new();
+    exec.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
+    assert_eq!((output.as_str(), exec.exit.await.unwrap()), ("one\nsaid", 7));
+
+    let mut exec = node
+        .kubelet
+        .exec(container.clone(), command(&["sh", "-c", "tty; test -t 0 && echo $TERM"], true))
+        .await
+        .unwrap();
+    let mut output = String::new();
+    exec.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
+    assert!(output.starts_with("/dev/pts/") || output.starts_with("not a tty"), "{output}");
+    assert!(output.ends_with("xterm\r\n"), "{output}");
+    assert_eq!(exec.exit.await.unwrap(), 0);
+
+    let missing = node.kubelet.exec(container.clone(), command(&["no-such-program"], false)).await;
+    assert!(missing.err().unwrap().to_string().contains("cannot run `no-such-program`"));
+
+    let netns = node.kubelet.find("default", "one").unwrap().sandbox.get().unwrap().netns.clone().unwrap();
+    let listener = netns.run(|| std::net::TcpListener::bind("127.0.0.1:7000")).unwrap();
+    let serving = tokio::task::spawn_blocking(move || {
+        std::io::Write::write_all(&mut listener.accept().unwrap().0, b"inside").unwrap();
+    });
+    let mut stream = node.kubelet.port_forward(container.clone(), 7000).await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "inside");
+    serving.await.unwrap();
+    drop((stream, netns));
+    let refused = node.kubelet.port_forward(container, 7001).await.err().unwrap();
+    assert!(refused.to_string().contains("nothing listens on port 7001"), "{refused}");
     node.stop().await;
 }
