@@ -47,14 +47,14 @@ pub fn crds(conversion: &WebhookClientConfig) -> Vec<CustomResourceDefinition> {
 }
 
 /// The conversion webhook where Heddle's own control plane serves it: path `/convert` of the Service
-/// `heddle-system/heddle-control`, port 15017. The certificate authority is left to whoever installs.
+/// `heddle-system/heddle-control`, port 443. The certificate authority is left to whoever installs.
 pub fn heddle_conversion() -> WebhookClientConfig {
     WebhookClientConfig {
         service: Some(ServiceReference {
             namespace: "heddle-system".to_owned(),
             name: "heddle-control".to_owned(),
             path: Some("/convert".to_owned()),
-            port: Some(15017),
+            port: Some(443),
         }),
         ..WebhookClientConfig::default()
     }
