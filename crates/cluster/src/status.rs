@@ -43,7 +43,9 @@ pub fn conditions_of(object: &Value) -> Vec<Condition> {
 ///
 /// The time of the last transition stays when a condition's status does.
 pub fn merge_conditions(current: &[Condition], drafts: &[Draft], generation: i64) -> Option<Vec<Condition>> {
-    let now = Time(Timestamp::now());
+    // Kubernetes keeps times in seconds.
+    let now = Timestamp::now();
+    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     let merged: Vec<_> = drafts.iter().map(|draft| merge_condition(current, draft, generation, &now)).collect();
     (!merged.iter().all(|condition| current.contains(condition))).then_some(merged)
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use heddle_cluster::{Reviewed, review_token};
-use heddle_compile::Mesh;
+use heddle_compile::{Compiled, ResourceSet, compile};
 use heddle_identity::{Authority, Names};
 use heddle_policy::telemetry::Report;
 use heddle_policy::{PodName, ProxyConfig, Service, ServiceName};
@@ -32,9 +32,8 @@ pub(crate) struct Discovery {
 }
 
 /// The configurations of the connected proxies.
-#[derive(Default)]
 struct Configs {
-    mesh: Mesh,
+    compiled: Arc<Compiled>,
     services: Services,
     proxies: HashMap<PodName, watch::Sender<Option<Arc<ProxyConfig>>>>,
 }
@@ -53,16 +52,16 @@ impl Discovery {
             authority,
             certificate_ttl,
             ledger,
-            configs: Mutex::default(),
+            configs: Mutex::new(Configs::empty()),
             tokens: Mutex::default(),
             reviews: Semaphore::new(REVIEWS),
             edges: Mutex::default(),
         }
     }
 
-    /// Gives every connected proxy its part of `mesh`, when that differs from what it was given last.
-    pub(crate) fn publish(&self, mesh: &Mesh) {
-        lock(&self.configs).publish(mesh);
+    /// Gives every connected proxy its part of the mesh, when that differs from what it was given last.
+    pub(crate) fn publish(&self, compiled: Arc<Compiled>) {
+        lock(&self.configs).publish(compiled);
     }
 
     /// What the proxy of `pod` should have; `None` when it is not connected or not in the mesh.
@@ -107,7 +106,7 @@ impl Backend for Discovery {
 
     fn sign(&self, caller: &Caller, csr: &[u8]) -> Result<Signed, Refused> {
         let Caller { pod, service_account } = caller;
-        let config = lock(&self.configs).mesh.proxy_config(pod);
+        let config = lock(&self.configs).compiled.mesh.proxy_config(pod);
         let settings = config.and_then(|config| config.settings);
         let settings = settings.ok_or_else(|| Refused::Unavailable(format!("the pod {pod} is not in the mesh")))?;
         if settings.identity.service_account() != Some((&pod.namespace, service_account)) {
@@ -130,9 +129,14 @@ impl Backend for Discovery {
 // === impl Configs ===
 
 impl Configs {
-    fn publish(&mut self, mesh: &Mesh) {
-        self.mesh = mesh.clone();
-        self.services = share(&self.services, mesh.services());
+    fn empty() -> Self {
+        let compiled = Arc::new(compile(&ResourceSet::default()));
+        Self { compiled, services: Services::default(), proxies: HashMap::new() }
+    }
+
+    fn publish(&mut self, compiled: Arc<Compiled>) {
+        self.services = share(&self.services, compiled.mesh.services());
+        self.compiled = compiled;
         let mut proxies = std::mem::take(&mut self.proxies);
         proxies.retain(|pod, sender| {
             let config = self.config(pod);
@@ -162,7 +166,7 @@ impl Configs {
     }
 
     fn config(&self, pod: &PodName) -> Option<Arc<ProxyConfig>> {
-        let config = self.mesh.proxy_config(pod)?;
+        let config = self.compiled.mesh.proxy_config(pod)?;
         Some(Arc::new(ProxyConfig { services: self.services.clone(), ..config }))
     }
 }
@@ -181,4 +185,87 @@ fn share(old: &Services, new: &BTreeMap<ServiceName, Arc<Service>>) -> Services 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every step, so a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_cluster::{Change, Event, Kind, State};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::world::World;
+
+    /// An API server that says of every token that it is `reviewed`.
+    fn client(reviewed: Value) -> Client {
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let answer = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {},
+                "status": reviewed });
+            let body = kube::client::Body::from(answer.to_string().into_bytes());
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
+        });
+        Client::new(service, "default")
+    }
+
+    fn reviewed(account: &str, pod_uid: &str, audiences: &[&str]) -> Value {
+        json!({
+            "authenticated": true,
+            "audiences": audiences,
+            "user": {
+                "username": format!("system:serviceaccount:shop:{account}"),
+                "extra": {
+                    "authentication.kubernetes.io/pod-name": ["web-1"],
+                    "authentication.kubernetes.io/pod-uid": [pod_uid],
+                },
+            },
+        })
+    }
+
+    /// Knows the pod `shop/web-1` with the uid `1`, which runs as `web`.
+    fn discovery(reviewed: Value) -> Discovery {
+        const PODS: Kind = Kind::new("", "v1", "Pod", "pods");
+        let mut world = World::new(&[PODS]);
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "namespace": "shop", "name": "web-1", "uid": "1" },
+            "spec": { "serviceAccountName": "web", "containers": [] },
+        });
+        world.apply(Event { kind: PODS, changes: vec![Change::Applied(pod)], state: State::Synced });
+        let authority = Authority::create("cluster.local", SystemTime::now()).unwrap();
+        Discovery::new(client(reviewed), Arc::new(authority), Duration::from_secs(60), world.ledger)
+    }
+
+    #[tokio::test]
+    async fn a_token_speaks_for_the_pod_that_it_is_bound_to() {
+        let caller = discovery(reviewed("web", "1", &["heddle"])).authenticate("token").await.unwrap();
+        assert_eq!(caller, Caller { pod: PodName::new("shop", "web-1"), service_account: "web".into() });
+    }
+
+    #[tokio::test]
+    async fn a_token_for_others_proves_nothing() {
+        for status in [reviewed("web", "1", &["vault"]), reviewed("web", "1", &[]), json!({ "authenticated": false })] {
+            let refused = discovery(status.clone()).authenticate("token").await.unwrap_err();
+            assert!(matches!(refused, Refused::Unauthenticated(_)), "{status}: {refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_of_no_pod_proves_nothing() {
+        let mut status = reviewed("web", "1", &["heddle"]);
+        status["user"]["extra"] = json!({});
+        let refused = discovery(status).authenticate("token").await.unwrap_err();
+        assert!(matches!(refused, Refused::Unauthenticated(_)), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_an_earlier_pod_of_that_name_is_refused() {
+        let refused = discovery(reviewed("web", "0", &["heddle"])).authenticate("token").await.unwrap_err();
+        assert!(matches!(refused, Refused::Unavailable(_)), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_account_than_the_pods_is_refused() {
+        let refused = discovery(reviewed("admin", "1", &["heddle"])).authenticate("token").await.unwrap_err();
+        assert!(matches!(refused, Refused::Denied(_)), "{refused}");
+    }
 }

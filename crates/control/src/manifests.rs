@@ -123,13 +123,6 @@ fn deployment(executable: &str) -> Value {
         "ports": [port("xds", XDS_PORT), port("webhook", WEBHOOK_PORT), port("health", HEALTH_PORT)],
         "readinessProbe": probe("/ready", 1),
         "livenessProbe": probe("/live", 10),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "capabilities": { "drop": ["ALL"] },
-        },
     });
     json!({
         "apiVersion": "apps/v1",
@@ -145,8 +138,6 @@ fn deployment(executable: &str) -> Value {
                 "spec": {
                     "serviceAccountName": NAME,
                     "hostNetwork": true,
-                    "dnsPolicy": "ClusterFirstWithHostNet",
-                    "priorityClassName": "system-cluster-critical",
                     "containers": [container],
                 },
             },

@@ -13,14 +13,13 @@ use tracing::{debug, info, warn};
 
 use crate::discovery::Discovery;
 use crate::view::Unreadable;
-use crate::world::{Changed, Modes, World};
+use crate::world::{Changed, Modes, Resources, World};
 
 /// The mesh at one time, and what it was made of.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     /// Counts the meshes since this process started; 0 when there is none yet.
     pub(crate) revision: u64,
-    pub(crate) resources: Arc<ResourceSet>,
     pub(crate) compiled: Arc<Compiled>,
     pub(crate) modes: Modes,
     pub(crate) unreadable: Vec<Unreadable>,
@@ -53,7 +52,7 @@ pub(crate) async fn run(
             Snapshot { modes: world.modes.clone(), unreadable: world.unreadable(), ..snapshots.borrow().clone() };
         if changed.resources {
             let (resources, discovery) = (world.resources.clone(), discovery.clone());
-            let compiling = move || step(snapshot, resources, &discovery);
+            let compiling = move || step(snapshot, &resources, &discovery);
             snapshots.send_replace(tokio::task::spawn_blocking(compiling).await.context("compiling the mesh")?);
             last = Instant::now();
         } else if changed.notes {
@@ -65,6 +64,8 @@ pub(crate) async fn run(
 
 /// Takes what else has happened: all that is there, and what comes until `deadline`.
 async fn gather(events: &mut BoxStream<'static, Event>, world: &mut World, changed: &mut Changed, deadline: Instant) {
+    // A stream that never pauses must not keep changes from taking effect.
+    let limit = deadline.max(Instant::now()) + WINDOW;
     let timeout = tokio::time::sleep_until(deadline.into());
     tokio::pin!(timeout);
     loop {
@@ -73,13 +74,11 @@ async fn gather(events: &mut BoxStream<'static, Event>, world: &mut World, chang
             event = events.next() => event,
             () = &mut timeout => None,
         };
-        // A stream that never pauses must not keep changes from taking effect.
-        let late = Instant::now() > deadline + WINDOW;
         let Some(event) = event else { return };
         let more = apply(world, event);
         changed.resources |= more.resources;
         changed.notes |= more.notes;
-        if late {
+        if Instant::now() > limit {
             return;
         }
     }
@@ -96,21 +95,22 @@ fn apply(world: &mut World, event: Event) -> Changed {
 }
 
 /// Compiles, and tells the proxies.
-fn step(before: Snapshot, resources: Arc<ResourceSet>, discovery: &Discovery) -> Snapshot {
+fn step(before: Snapshot, resources: &Resources, discovery: &Discovery) -> Snapshot {
     let start = Instant::now();
-    let compiled = compile(&resources);
+    let compiled = compile(&resources.read());
     let compile_time = start.elapsed();
     if before.revision > 0 && compiled == *before.compiled {
-        return Snapshot { resources, compile_time, ..before };
+        return Snapshot { compile_time, ..before };
     }
-    discovery.publish(&compiled.mesh);
+    let compiled = Arc::new(compiled);
+    discovery.publish(compiled.clone());
     let revision = before.revision + 1;
     let by_severity = compiled.problems.iter().fold(BTreeMap::new(), |mut counts, problem| {
         *counts.entry(problem.severity).or_insert(0_usize) += 1;
         counts
     });
     info!(revision, ?compile_time, problems = ?by_severity, "a new mesh");
-    Snapshot { revision, resources, compiled: Arc::new(compiled), compile_time, ..before }
+    Snapshot { revision, compiled, compile_time, ..before }
 }
 
 // === impl Snapshot ===
@@ -118,16 +118,8 @@ fn step(before: Snapshot, resources: Arc<ResourceSet>, discovery: &Discovery) ->
 impl Snapshot {
     /// Before anything is known.
     pub(crate) fn empty() -> Self {
-        let resources = ResourceSet::default();
-        let compiled = Arc::new(compile(&resources));
-        Self {
-            revision: 0,
-            resources: Arc::new(resources),
-            compiled,
-            modes: Modes::default(),
-            unreadable: Vec::new(),
-            compile_time: Duration::ZERO,
-        }
+        let compiled = Arc::new(compile(&ResourceSet::default()));
+        Self { revision: 0, compiled, modes: Modes::default(), unreadable: Vec::new(), compile_time: Duration::ZERO }
     }
 }
 

@@ -9,7 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use heddle_compile::{Problem, ResourceSet, compile};
+use heddle_compile::{Problem, compile};
 use heddle_policy::{Origin, PodName};
 use heddle_xds::Proxies;
 use serde::Serialize;
@@ -22,13 +22,14 @@ use crate::https::ClientCertificate;
 use crate::plane::Snapshot;
 use crate::programmed::rejection;
 use crate::view::{self, API_VERSION, GROUP, List, MeshStatus, Metadata, STATUS_NAME, VERSION};
-use crate::world::Key;
+use crate::world::{Key, Resources};
 use crate::{admission, conversion};
 
 /// What the handlers read.
 #[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) snapshots: watch::Receiver<Snapshot>,
+    pub(crate) resources: Resources,
     pub(crate) proxies: watch::Receiver<Proxies>,
     pub(crate) discovery: Arc<Discovery>,
     pub(crate) front_proxy: watch::Receiver<FrontProxy>,
@@ -84,7 +85,7 @@ async fn validate(
     State((sources, trials)): State<(Sources, Arc<Semaphore>)>,
     Json(review): Json<Value>,
 ) -> Json<Value> {
-    let resources = sources.snapshots.borrow().resources.clone();
+    let resources = sources.resources.clone();
     let object = review["request"]["object"].clone();
     let problems = match trials.try_acquire_owned() {
         Ok(permit) => {
@@ -101,9 +102,9 @@ async fn validate(
 }
 
 /// The problems that `object` would have in the mesh.
-fn try_out(resources: &ResourceSet, object: &Value) -> Vec<Problem> {
+fn try_out(resources: &Resources, object: &Value) -> Vec<Problem> {
     let key = Key::of(object);
-    let mut resources = resources.clone();
+    let mut resources = resources.read().clone();
     resources.insert(object, "".into());
     let mut problems = compile(&resources).problems;
     problems.retain(|problem| Key::from(&problem.origin) == key);
@@ -142,7 +143,8 @@ impl Sources {
     }
 
     fn proxies(&self) -> Vec<view::Proxy> {
-        let mesh = self.snapshots.borrow().compiled.mesh.clone();
+        let compiled = self.snapshots.borrow().compiled.clone();
+        let mesh = &compiled.mesh;
         let proxies = self.proxies.borrow();
         let connected = proxies.iter().map(|(pod, proxy)| {
             let target = self.discovery.target(pod);
@@ -152,15 +154,16 @@ impl Sources {
                 revision: acked.map_or_else(String::new, |acked| acked.revision.to_string()),
                 current: acked.is_some_and(|acked| target.as_ref() == Some(&acked.config)),
                 rejected: rejection(proxy).map(str::to_owned),
-                ..proxy_of(&mesh, pod)
+                ..proxy_of(mesh, pod)
             }
         });
-        let missing = mesh.pods().filter(|pod| !proxies.contains_key(*pod)).map(|pod| proxy_of(&mesh, pod));
+        let missing = mesh.pods().filter(|pod| !proxies.contains_key(*pod)).map(|pod| proxy_of(mesh, pod));
         connected.chain(missing).collect()
     }
 
     fn edges(&self) -> Vec<view::Edge> {
-        let mesh = self.snapshots.borrow().compiled.mesh.clone();
+        let compiled = self.snapshots.borrow().compiled.clone();
+        let mesh = &compiled.mesh;
         let workload = |pod: &PodName| mesh.proxy_config(pod)?.settings?.workload.clone();
         let edges = lock(&self.discovery.edges);
         let documents = edges.windows(Instant::now()).into_iter().zip(0..).map(|((edge, window), number)| {

@@ -20,7 +20,7 @@ use crate::discovery::Discovery;
 use crate::front_proxy::FrontProxy;
 use crate::names::{NAME, NAMESPACE};
 use crate::plane::Snapshot;
-use crate::world::World;
+use crate::world::{Ledger, Resources, World};
 use crate::writeback::Writer;
 use crate::{authority, front_proxy, health, https, plane, read_api, registration};
 
@@ -101,60 +101,79 @@ pub async fn serve(
 
 type Tasks = JoinSet<anyhow::Result<()>>;
 
-/// Starts everything, in order: health, root, reading, proxies, the API server's ends, writing back.
+/// What the tasks share.
+struct Plane {
+    snapshots: watch::Receiver<Snapshot>,
+    resources: Resources,
+    ledger: Ledger,
+    proxies: watch::Receiver<Proxies>,
+    discovery: Arc<Discovery>,
+}
+
+/// Starts everything, in order: health, root, reading and proxies, the API server's ends, writing back.
 async fn start(args: Args, listeners: Listeners, client: Client, tasks: &mut Tasks) -> anyhow::Result<()> {
     let Listeners { xds, webhook, health } = listeners;
-    let (snapshots, snapshot) = watch::channel(Snapshot::empty());
+    let (publish, snapshots) = watch::channel(Snapshot::empty());
     let (serving, proxies) = watch::channel(None);
-    let sources = health::Sources { snapshots: snapshot.clone(), proxies };
+    let sources = health::Sources { snapshots: snapshots.clone(), proxies };
     tasks.spawn(health::serve(health, sources).instrument(info_span!("health")));
 
     let authority = Arc::new(root(&client).await);
     let store = Store::empty();
     authority::certify(&authority, &store, args.cert_ttl)?;
-    let renewal = authority::keep_certified(authority.clone(), store.clone(), args.cert_ttl);
-    spawn(tasks, "certificate", renewal);
+    spawn(tasks, "certificate", authority::keep_certified(authority.clone(), store.clone(), args.cert_ttl));
 
     let world = World::new(&KINDS);
-    let ledger = world.ledger.clone();
+    let (resources, ledger) = (world.resources.clone(), world.ledger.clone());
     let discovery = Arc::new(Discovery::new(client.clone(), authority.clone(), args.cert_ttl, ledger.clone()));
     let events = watch_cluster(&client, &KINDS);
-    tasks.spawn(plane::run(events, world, discovery.clone(), snapshots).instrument(info_span!("plane")));
+    tasks.spawn(plane::run(events, world, discovery.clone(), publish).instrument(info_span!("plane")));
 
     let server = Server::new(discovery.clone());
     let proxies = server.proxies();
     serving.send_replace(Some(proxies.clone()));
-    let own_store = store.clone();
-    let xds = async move { Ok(server.serve(xds, &own_store, std::future::pending()).await?) };
-    tasks.spawn(xds.instrument(info_span!("xds")));
+    let own = store.clone();
+    let serve_proxies = async move { Ok(server.serve(xds, &own, std::future::pending()).await?) };
+    tasks.spawn(serve_proxies.instrument(info_span!("xds")));
 
-    serve_api(webhook, &client, &store, (snapshot.clone(), proxies.clone(), discovery.clone()), tasks)?;
+    let plane = Plane { snapshots, resources, ledger, proxies, discovery };
+    start_api(webhook, &client, store, &plane, tasks)?;
     spawn(tasks, "registration", registration::keep_registered(client.clone(), authority.bundle().to_pem()));
-
-    let (lead, leads) = watch::channel(false);
-    let candidate = Candidate { namespace: NAMESPACE.into(), lease: NAME.into(), identity: args.name.clone() };
-    spawn(tasks, "election", campaign(client.clone(), candidate, lead));
-    let recorder = Recorder::new(client.clone(), args.name);
-    let writer = Writer { client, ledger, discovery, recorder, seen: BTreeMap::new() };
-    tasks.spawn(writer.run(snapshot, proxies, leads).instrument(info_span!("writeback")));
+    start_writing(client, args.name, plane, tasks);
     Ok(())
 }
 
 /// The HTTPS server for the API server.
-fn serve_api(
+fn start_api(
     listener: TcpListener,
     client: &Client,
-    store: &Store,
-    (snapshots, proxies, discovery): (watch::Receiver<Snapshot>, watch::Receiver<Proxies>, Arc<Discovery>),
+    store: Store,
+    plane: &Plane,
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let (publish, front_proxy) = watch::channel(FrontProxy::default());
-    let (configure, config) = watch::channel(Arc::new(https::server_config(store, None)?));
-    let follow = front_proxy::follow(client.clone(), store.clone(), publish, configure);
-    spawn(tasks, "front_proxy", follow);
-    let router = read_api::router(read_api::Sources { snapshots, proxies, discovery, front_proxy });
+    let (configure, config) = watch::channel(Arc::new(https::server_config(&store, None)?));
+    spawn(tasks, "front_proxy", front_proxy::follow(client.clone(), store, publish, configure));
+    let router = read_api::router(read_api::Sources {
+        snapshots: plane.snapshots.clone(),
+        resources: plane.resources.clone(),
+        proxies: plane.proxies.clone(),
+        discovery: plane.discovery.clone(),
+        front_proxy,
+    });
     spawn(tasks, "https", https::serve(listener, config, router));
     Ok(())
+}
+
+/// Conditions and events, written by the leader.
+fn start_writing(client: Client, name: String, plane: Plane, tasks: &mut Tasks) {
+    let Plane { snapshots, ledger, proxies, discovery, .. } = plane;
+    let (lead, leads) = watch::channel(false);
+    let candidate = Candidate { namespace: NAMESPACE.into(), lease: NAME.into(), identity: name.clone() };
+    spawn(tasks, "election", campaign(client.clone(), candidate, lead));
+    let recorder = Recorder::new(client.clone(), name);
+    let writer = Writer { client, ledger, discovery, recorder, seen: BTreeMap::new() };
+    tasks.spawn(writer.run(snapshots, proxies, leads).instrument(info_span!("writeback")));
 }
 
 /// Starts a task that is not to end.

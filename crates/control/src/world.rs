@@ -1,7 +1,7 @@
 //! What the control plane knows of the cluster: the resources, and what is written back on them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use heddle_cluster::{Change, Event, Kind, State, conditions_of};
 use heddle_compile::ResourceSet;
@@ -13,7 +13,7 @@ use crate::view::{ModeStatus, Unreadable};
 
 /// Everything read, and how well.
 pub(crate) struct World {
-    pub(crate) resources: Arc<ResourceSet>,
+    pub(crate) resources: Resources,
     pub(crate) modes: Modes,
     /// Shared with those who write back.
     pub(crate) ledger: Ledger,
@@ -21,6 +21,11 @@ pub(crate) struct World {
     /// The kinds whose first list is not there yet.
     awaited: BTreeSet<Kind>,
 }
+
+/// The resources, as they are now. Compilation and admission read them, and only the loop writes: a set that is shared by
+/// pointer would be copied for every change.
+#[derive(Clone, Default)]
+pub(crate) struct Resources(Arc<RwLock<ResourceSet>>);
 
 /// What is known of single objects, beside what they mean.
 #[derive(Clone, Default)]
@@ -70,7 +75,7 @@ impl World {
     /// Of a cluster in which these kinds are to be read.
     pub(crate) fn new(kinds: &[Kind]) -> Self {
         Self {
-            resources: Arc::default(),
+            resources: Resources::default(),
             modes: Modes::default(),
             ledger: Ledger::default(),
             states: BTreeMap::new(),
@@ -128,14 +133,14 @@ impl World {
             return Changed { resources: false, notes: before.as_ref() != Some(&entry) };
         }
         self.modes.insert(object);
-        Arc::make_mut(&mut self.resources).insert(object, version_of(object));
+        self.resources.write().insert(object, version_of(object));
         Changed { resources: true, notes: true }
     }
 
     fn remove(&mut self, object: &Value) -> Changed {
         self.ledger.remove(&Key::of(object));
         self.modes.remove(object);
-        Arc::make_mut(&mut self.resources).remove(object);
+        self.resources.write().remove(object);
         Changed { resources: true, notes: true }
     }
 }
@@ -148,6 +153,19 @@ fn version_of(object: &Value) -> Arc<str> {
         (Some(generation), _) => format!("generation {generation}").into(),
         (None, Some(version)) => format!("resourceVersion {version}").into(),
         (None, None) => Arc::default(),
+    }
+}
+
+// === impl Resources ===
+
+impl Resources {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, ResourceSet> {
+        // A set is whole after every step, so a panic elsewhere does not spoil it.
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, ResourceSet> {
+        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
