@@ -20,5 +20,5 @@ pub use bundle::{Bundle, InvalidBundle};
 pub use explain::explain;
 pub use names::{Names, Untrusted, control_plane_id, peer_of};
 pub use store::Store;
-pub use svid::{Credentials, InvalidSvid, KeyAndCsr, Svid};
+pub use svid::{Credentials, InvalidSvid, KeyAndCsr, Svid, expiry_of};
 pub use tls::{client, mutual_client, mutual_server, server};

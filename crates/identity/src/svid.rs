@@ -116,7 +116,8 @@ impl fmt::Debug for Svid {
     }
 }
 
-fn expiry_of(chain: &[CertificateDer<'_>]) -> Result<SystemTime, InvalidSvid> {
+/// When the first certificate of a chain expires. It must have been verified: this only reads it.
+pub fn expiry_of(chain: &[CertificateDer<'_>]) -> Result<SystemTime, InvalidSvid> {
     let leaf = chain.first().ok_or(Untrusted::NoCertificate)?;
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| InvalidSvid::Certificate(error.to_string()))?;
     let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);

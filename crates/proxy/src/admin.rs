@@ -54,5 +54,5 @@ async fn encode_metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn dump_config(State(shared): State<Arc<Shared>>) -> Response {
-    axum::Json(&shared.config.load().config).into_response()
+    axum::Json(&*shared.config.load().config).into_response()
 }

@@ -61,9 +61,17 @@ pub(crate) fn register(listener: std::net::TcpListener) -> io::Result<TcpListene
     TcpListener::from_std(listener)
 }
 
-/// Where a redirected connection was going before it was redirected to this listener.
-pub(crate) fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+/// Where a redirected connection was going before it was redirected to this listener; `None` for one that was not
+/// redirected, which must not be taken for one to the proxy's own port.
+pub(crate) fn captured_destination(stream: &TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
-    let address = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
-    address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+    let local = canonical(stream.local_addr().ok()?);
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = canonical(original.ok()?.as_socket()?);
+    (original != local).then_some(original)
+}
+
+/// An IPv4 address that a socket for both families has mapped into IPv6, as itself.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use heddle_policy::telemetry::{Edge, Outcome, Side};
 use heddle_policy::{Peer, Protocol, Reason};
@@ -16,12 +17,12 @@ use tracing::debug;
 
 use crate::access::{self, Admission};
 use crate::detect::{Detected, detect};
-use crate::dial::original_destination;
+use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
 use crate::io::{Conn, Transport, Upstream};
 use crate::limits;
 use crate::meter::Counters;
-use crate::mux::{Driver, Kind, Open, Stream};
+use crate::mux::{Driver, Kind, Open, ResetCode, Stream};
 use crate::relay::{Copied, relay};
 use crate::tasks::Activity;
 use crate::upstream::Lease;
@@ -48,20 +49,26 @@ pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAdd
     let accepting = timeout(limits::HANDSHAKE_TIMEOUT, worker.acceptor.accept(stream)).await;
     let stream = match accepting {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%from, %error, "no TLS with a client"),
+        Ok(Err(error)) => return debug!(%from, error = heddle_identity::explain(&error), "no TLS with a client"),
         Err(_) => return debug!(%from, "a TLS handshake took too long"),
     };
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(crate::mux::ALPN) {
         return debug!(%from, "a client with a certificate speaks another protocol than a proxy's");
     }
-    let peer = match heddle_identity::peer_of(session.peer_certificates().unwrap_or_default()) {
-        Ok(peer) => peer,
-        Err(error) => return debug!(%from, %error, "a client's certificate proves no identity"),
+    let chain = session.peer_certificates().unwrap_or_default();
+    let (peer, expires_at) = match (heddle_identity::peer_of(chain), heddle_identity::expiry_of(chain)) {
+        (Ok(peer), Ok(expires_at)) => (peer, expires_at),
+        (Err(error), _) => return debug!(%from, %error, "a client's certificate proves no identity"),
+        (_, Err(error)) => return debug!(%from, %error, "a client's certificate cannot be read"),
     };
     let client = Client::new(worker, peer, None);
     let accepting = worker.clone();
     let (session, driver) = Driver::server(stream, move |open, stream| {
+        // What a certificate proved ends with it. Proxies replace their connections before.
+        if SystemTime::now() >= expires_at {
+            return stream.reset(ResetCode::Refused);
+        }
         let inbound = Inbound { worker: accepting.clone(), client: client.clone(), port: open.port };
         let shared = accepting.shared.clone();
         accepting.tasks.spawn(shared, |activity| inbound.stream(stream, open, activity));
@@ -74,9 +81,9 @@ pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAdd
 
 /// A connection that was captured on its way to the workload.
 pub(crate) async fn captured(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, activity: &Activity) {
-    match original_destination(&stream) {
-        Ok(destination) => plaintext(worker, stream, from, destination.port(), activity).await,
-        Err(_) => debug!(%from, "a connection to the port of captured traffic was not captured"),
+    match captured_destination(&stream) {
+        Some(destination) => plaintext(worker, stream, from, destination.port(), activity).await,
+        None => debug!(%from, "a connection to the port of captured traffic was not captured"),
     }
 }
 
@@ -172,12 +179,11 @@ impl Inbound {
     /// Copies bytes between the client and the application, for as long as policy allows it (A28).
     async fn pass<T: Transport>(self, conn: Conn<T>) {
         let counters = &self.client.counters;
-        let application = match self.worker.dialer.connect(self.application()).await {
+        let application = match self.dial().await {
             Ok(stream) => Conn::new(Upstream::Plain(stream)),
-            Err(error) => {
-                debug!(address = %self.application(), %error, "cannot connect to the application");
+            Err(reason) => {
                 counters.connection(Outcome::Failure);
-                return counters.reason(Reason::ConnectFailed);
+                return counters.reason(reason);
             }
         };
         let mut copied = Copied::default();
@@ -190,6 +196,20 @@ impl Inbound {
 
     fn application(&self) -> SocketAddr {
         SocketAddr::new(self.worker.shared.options.pod_ip, self.port)
+    }
+
+    /// Connects to the application. The proxy's own listeners are none: through them a client would speak in the
+    /// workload's name.
+    async fn dial(&self) -> Result<TcpStream, Reason> {
+        let address = self.application();
+        if self.worker.shared.is_own(address) {
+            debug!(%address, "a client asks for the proxy itself");
+            return Err(Reason::ConnectFailed);
+        }
+        self.worker.dialer.connect(address).await.map_err(|error| {
+            debug!(%address, %error, "cannot connect to the application");
+            Reason::ConnectFailed
+        })
     }
 }
 
@@ -213,11 +233,9 @@ impl Handler for Inbound {
         let address = self.application();
         let stream = match self.worker.pool.take(address) {
             Some(stream) => stream,
-            None => self.worker.dialer.connect(address).await.map_err(|error| {
-                debug!(%address, %error, "cannot connect to the application");
+            None => self.dial().await.inspect_err(|reason| {
                 self.client.counters.request(Outcome::Failure);
-                self.client.counters.reason(Reason::ConnectFailed);
-                Reason::ConnectFailed
+                self.client.counters.reason(*reason);
             })?,
         };
         Ok(Lease {

@@ -17,7 +17,7 @@ use tracing::debug;
 use crate::authority::Authority;
 use crate::balance::{Cluster, Load, Member};
 use crate::detect::{Detected, detect};
-use crate::dial::original_destination;
+use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
 use crate::io::{Conn, Upstream};
 use crate::limits;
@@ -53,9 +53,8 @@ pub(crate) enum Plan {
 
 /// A connection that was captured on its way out of the workload.
 pub(crate) async fn captured(worker: &Rc<Worker>, stream: TcpStream, activity: &Activity) {
-    let destination = match (original_destination(&stream), stream.local_addr()) {
-        (Ok(original), Ok(local)) if original != local => original,
-        _ => return debug!("a connection to the port of captured traffic was not captured"),
+    let Some(destination) = captured_destination(&stream) else {
+        return debug!("a connection to the port of captured traffic was not captured");
     };
     connection(worker, Conn::new(stream), Destination::Address(destination), activity).await;
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
@@ -100,7 +101,7 @@ impl Peer {
 
     fn is_valid(&self, live: &Live) -> bool {
         live.credentials.as_ref().is_some_and(|credentials| {
-            credentials.svid.expires_at() > std::time::SystemTime::now() + limits::HANDSHAKE_TIMEOUT / 10
+            credentials.svid.expires_at() > SystemTime::now() + limits::HANDSHAKE_TIMEOUT / 10
         })
     }
 
@@ -134,7 +135,7 @@ impl Peer {
         let handshake = timeout(limits::HANDSHAKE_TIMEOUT, self.connector.connect(name, stream)).await;
         let result = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = result.map_err(|error| {
-            info!(peer = %self.identity, address = %self.address, %error, "no TLS with a peer");
+            info!(peer = %self.identity, address = %self.address, error = heddle_identity::explain(&error), "no TLS with a peer");
             if is_untrusted(&error) { Reason::PeerIdentity } else { Reason::ConnectFailed }
         })?;
         match stream.get_ref().1.alpn_protocol() {
@@ -143,12 +144,16 @@ impl Peer {
         }
     }
 
+    /// How old a connection becomes. Not all of them are replaced at the same time.
+    fn age(&self) -> Duration {
+        limits::SESSION_AGE.mul_f64(1.0 - 0.25 * (Random::new().next() as f64 / u64::MAX as f64))
+    }
+
     /// Drives a new connection, and retires those that it replaces.
     fn start(self: &Rc<Self>, stream: TlsStream<TcpStream>, credentials: Option<Arc<Credentials>>) -> Session {
-        let (session, driver) = Driver::client(stream);
-        let age =
-            limits::SESSION_AGE - limits::SESSION_AGE.mul_f64(0.25 * Random::new().next() as f64 / u64::MAX as f64);
         let now = Instant::now();
+        let stale_at = now + self.age().min(certificate_lifetime(&stream));
+        let (session, driver) = Driver::client(stream);
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|live| {
             let stale = self.is_stale(live, now);
@@ -157,7 +162,7 @@ impl Peer {
             }
             !stale && live.session.is_open()
         });
-        sessions.push(Live { session: session.clone(), credentials, stale_at: now + age });
+        sessions.push(Live { session: session.clone(), credentials, stale_at });
         drop(sessions);
         let (driven, peer) = (session.clone(), Rc::downgrade(self));
         tokio::task::spawn_local(async move {
@@ -196,6 +201,13 @@ async fn drive(driver: Driver<TlsStream<TcpStream>>, session: &Session) -> io::R
         result = driver => result,
         () = idle => Ok(()),
     }
+}
+
+/// For how long what the peer's certificate proved holds.
+fn certificate_lifetime(stream: &TlsStream<TcpStream>) -> Duration {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let expires_at = heddle_identity::expiry_of(chain).unwrap_or(SystemTime::UNIX_EPOCH);
+    expires_at.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 /// Whether a handshake failed because of the peer's certificate.

@@ -23,7 +23,6 @@ use crate::worker::{Shared, Worker};
 /// A proxy that accepts traffic, on threads of its own.
 pub struct Proxy {
     pub(crate) shared: Arc<Shared>,
-    listening: Vec<Listen>,
     drain: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -45,7 +44,7 @@ impl Proxy {
     /// `store` has credentials.
     pub fn start(options: Options, store: Store) -> Result<Self, StartError> {
         let (listening, bound) = bind(&options)?;
-        let shared = Shared::new(options, store);
+        let shared = Shared::new(options, listening, store);
         let (drain, draining) = watch::channel(false);
         let mut workers = Vec::new();
         for (number, bound) in bound.into_iter().enumerate() {
@@ -58,16 +57,16 @@ impl Proxy {
             };
             workers.push(thread.spawn(run).map_err(StartError::Thread)?);
         }
-        Ok(Self { shared, listening, drain, workers })
+        Ok(Self { shared, drain, workers })
     }
 
     /// Where each listener is, ports chosen by the system included.
     pub fn listening(&self) -> &[Listen] {
-        &self.listening
+        &self.shared.listening
     }
 
     /// Takes a new configuration: it decides every request from here on.
-    pub fn configure(&self, config: ProxyConfig) {
+    pub fn configure(&self, config: Arc<ProxyConfig>) {
         let revision = self.shared.config.load().revision + 1;
         self.shared.config.store(Arc::new(Snapshot::new(config, revision)));
         self.shared.changes.send_replace(revision);

@@ -9,7 +9,7 @@ use heddle_policy::{Endpoint, Protocol, ProxyConfig, Service, ServiceName, Servi
 /// One configuration. A request is decided by one of them from its head to its end.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    pub(crate) config: ProxyConfig,
+    pub(crate) config: Arc<ProxyConfig>,
     /// Counts the configurations since the start; 0 for none yet.
     pub(crate) revision: u64,
     ports: Vec<Port>,
@@ -35,7 +35,7 @@ struct Port {
 }
 
 impl Snapshot {
-    pub(crate) fn new(config: ProxyConfig, revision: u64) -> Self {
+    pub(crate) fn new(config: Arc<ProxyConfig>, revision: u64) -> Self {
         let mut snapshot = Self { revision, ..Self::default() };
         for service in config.services.values() {
             for (at, port) in service.ports.iter().enumerate().filter(|(_, port)| port.protocol != Protocol::Udp) {

@@ -21,7 +21,7 @@ use crate::balance::Health;
 use crate::dial::{self, Dialer};
 use crate::io::Conn;
 use crate::meter::{Counters, Meter};
-use crate::options::{Entrance, Options};
+use crate::options::{Entrance, Listen, Options};
 use crate::peers::Peer;
 use crate::pool::Pool;
 use crate::random::Random;
@@ -33,6 +33,8 @@ use crate::{inbound, limits, mux, outbound};
 /// What all threads of a proxy share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
+    /// Where the data plane listens.
+    pub(crate) listening: Vec<Listen>,
     pub(crate) config: ArcSwap<Snapshot>,
     /// The revision of the configuration, told at every change.
     pub(crate) changes: watch::Sender<u64>,
@@ -59,14 +61,22 @@ pub(crate) struct Worker {
 type EndpointKey = (SocketAddr, Option<SpiffeId>);
 
 impl Shared {
-    pub(crate) fn new(options: Options, store: Store) -> Arc<Self> {
+    pub(crate) fn new(options: Options, listening: Vec<Listen>, store: Store) -> Arc<Self> {
         Arc::new(Self {
             options,
+            listening,
             config: ArcSwap::default(),
             changes: watch::Sender::new(0),
             store,
             meter: Meter::default(),
         })
+    }
+
+    /// Whether a listener of the data plane is at this address.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        let is_at =
+            |own: SocketAddr| own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified());
+        self.listening.iter().any(|listen| is_at(listen.address))
     }
 }
 

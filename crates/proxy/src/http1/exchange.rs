@@ -212,16 +212,22 @@ impl<'a, D: Transport> Exchange<'a, D> {
             let Some(end) = found else {
                 match ready!(self.upstream.poll_fill(cx)) {
                     Ok(1..) => continue,
-                    Ok(0) | Err(_) => return Poll::Ready(Err(self.no_answer())),
+                    Ok(0) => return Poll::Ready(Err(reset)),
+                    Err(error) => return Poll::Ready(Err(self.no_answer(&error))),
                 }
             };
             return Poll::Ready(self.begin_response(end).ok_or(reset));
         }
     }
 
-    /// A server that closed before any byte of an answer, having refused the request's first byte, saw nothing.
-    fn no_answer(&self) -> Failure {
-        if self.upload.bytes == 0 { Failure::Unsent } else { Failure::Answer(Reason::UpstreamReset) }
+    /// A stream that the peer refused was not looked at: the request may be sent elsewhere, if all of it that was
+    /// sent is still here.
+    fn no_answer(&self, error: &io::Error) -> Failure {
+        let is_here = self.upload.bytes <= self.head.len() as u64 && self.upload.accepted == 0;
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused if is_here => Failure::Unsent,
+            _ => Failure::Answer(Reason::UpstreamReset),
+        }
     }
 
     /// Parses the head of `length` bytes and queues it, with the part of the body that came with it.

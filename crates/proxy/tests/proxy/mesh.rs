@@ -103,7 +103,7 @@ impl Pod {
         });
         let config = json!({ "settings": settings, "inbound": inbound, "services": services });
         let config: ProxyConfig = serde_json::from_value(config).unwrap();
-        self.proxy.as_ref().unwrap().configure(config);
+        self.proxy.as_ref().unwrap().configure(Arc::new(config));
     }
 
     /// Where the proxy listens for what a client of the workload would send there.
