@@ -41,3 +41,6 @@ pub fn fuzz(bytes: &[u8], step: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

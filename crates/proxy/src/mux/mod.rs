@@ -19,3 +19,6 @@ pub(crate) use stream::Stream;
 
 /// The protocol's name and version in TLS (ALPN).
 pub(crate) const ALPN: &[u8] = b"heddle/1";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Two ends of one connection, in memory.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::frame::Frame;
+use super::*;
+use crate::limits;
+
+type Accepted = Rc<RefCell<Vec<(Open, Stream)>>>;
+
+const OPEN: Open = Open { port: 8080, kind: Kind::Http1 };
+
+/// Runs `test` with a client's session and what its server accepts.
+async fn connected<F: Future<Output = ()>>(test: impl FnOnce(Session, Session, Accepted) -> F) {
+    let (near, far) = duplex(64 * 1024);
+    LocalSet::new()
+        .run_until(async {
+            let accepted = Accepted::default();
+            let accepting = accepted.clone();
+            let (client, client_driver) = Driver::client(near);
+            let (server, server_driver) =
+                Driver::server(far, move |open, stream| accepting.borrow_mut().push((open, stream)));
+            spawn_local(client_driver);
+            spawn_local(server_driver);
+            test(client, server, accepted).await;
+        })
+        .await;
+}
+
+async fn accept(accepted: &Accepted) -> (Open, Stream) {
+    loop {
+        if let Some(stream) = accepted.borrow_mut().pop() {
+            return stream;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_each_side_ends_on_its_own() {
+    connected(|client, _, accepted| async move {
+        let mut near = client.open(OPEN).unwrap();
+        near.write_all(b"ping").await.unwrap();
+        near.shutdown().await.unwrap();
+        let (open, mut far) = accept(&accepted).await;
+        assert_eq!(open, OPEN);
+        let mut heard = String::new();
+        far.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "ping");
+        far.write_all(b"pong").await.unwrap();
+        drop(far);
+        let mut heard = [0; 4];
+        near.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"pong");
+        // Dropped before its end: the other side must not take what came for everything.
+        assert_eq!(near.read(&mut heard).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_stops_at_its_credit_and_holds_up_no_other() {
+    connected(|client, _, accepted| async move {
+        let mut stuck = client.open(OPEN).unwrap();
+        let everything = vec![7; 2 * limits::STREAM_CREDIT as usize];
+        let reader = everything.clone();
+        let writing = spawn_local(async move { stuck.write_all(&everything).await.map(|()| stuck) });
+        let (_, mut unread) = accept(&accepted).await;
+        let mut other = client.open(OPEN).unwrap();
+        other.write_all(b"through").await.unwrap();
+        let (_, mut heard) = accept(&accepted).await;
+        let mut text = [0; 7];
+        heard.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"through");
+        assert!(!writing.is_finished());
+        let mut all = vec![0; reader.len()];
+        unread.read_exact(&mut all).await.unwrap();
+        assert!(all == reader);
+        drop(writing.await.unwrap().unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_loses_no_stream_that_was_on_its_way() {
+    connected(|client, server, accepted| async move {
+        let mut before = client.open(OPEN).unwrap();
+        server.go_away();
+        before.write_all(b"kept").await.unwrap();
+        let (_, mut far) = accept(&accepted).await;
+        let mut text = [0; 4];
+        far.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"kept");
+        while client.is_open() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(client.open(OPEN).err(), Some(OpenError::Closed));
+        drop((before, far));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_more_streams_than_the_limit_are_open() {
+    connected(|client, _, _accepted| async move {
+        let streams: Vec<Stream> = (0..limits::STREAMS).map(|_| client.open(OPEN).unwrap()).collect();
+        assert_eq!(client.open(OPEN).err(), Some(OpenError::Full));
+        drop(streams);
+        assert!(client.open(OPEN).is_ok());
+    })
+    .await;
+}
+
+/// What a server that receives `frames` ends with.
+async fn violate(frames: &[Frame<'_>]) -> String {
+    let (mut near, far): (DuplexStream, DuplexStream) = duplex(1024 * 1024);
+    let mut bytes = Vec::new();
+    frames.iter().for_each(|frame| frame.write(&mut bytes));
+    near.write_all(&bytes).await.unwrap();
+    // The streams are held until the end: dropped, they would answer.
+    let accepted = Accepted::default();
+    let accepting = accepted.clone();
+    let (_, driver) = Driver::server(far, move |open, stream| accepting.borrow_mut().push((open, stream)));
+    let result = driver.await;
+    drop(accepted);
+    result.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_ends_the_connection() {
+    let open = |stream| Frame::Open { stream, open: OPEN };
+    let data = |stream, end| Frame::Data { stream, payload: &[0; limits::FRAME_BYTES], end };
+    assert!(violate(&[data(1, false)]).await.contains("never opened"));
+    assert!(violate(&[open(2), open(1)]).await.contains("out of order"));
+    assert!(violate(&[Frame::GoAway, open(1)]).await.contains("out of order"));
+    assert!(violate(&[open(1), data(1, true), data(1, false)]).await.contains("after its end"));
+    let mut flood = vec![open(1)];
+    flood.extend(std::iter::repeat_n(data(1, false), limits::STREAM_CREDIT as usize / limits::FRAME_BYTES + 1));
+    assert!(violate(&flood).await.contains("more data"));
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_abandoning_streams_is_cut_off() {
+    let (mut near, far) = duplex(1024 * 1024);
+    let flood = async {
+        let (server, driver) = Driver::server(far, |_, mut stream| {
+            spawn_local(async move { stream.read(&mut [0]).await });
+        });
+        let driven = spawn_local(driver);
+        for stream in 1..=limits::ABANDONED_STREAMS + 1 {
+            let mut bytes = Vec::new();
+            Frame::Open { stream, open: OPEN }.write(&mut bytes);
+            Frame::Reset { stream, code: ResetCode::Cancelled }.write(&mut bytes);
+            near.write_all(&bytes).await.unwrap();
+            while server.streams() > 0 || server.opened() < stream {
+                tokio::task::yield_now().await;
+            }
+        }
+        driven.await.unwrap().unwrap_err().to_string()
+    };
+    assert!(LocalSet::new().run_until(flood).await.contains("abandoned"));
+}
+
+#[test]
+fn frames_are_read_as_they_were_written_at_whatever_point_they_arrive() {
+    let frames = [
+        Frame::Open { stream: 1, open: Open { port: 65535, kind: Kind::Tcp } },
+        Frame::Data { stream: 1, payload: b"abc", end: false },
+        Frame::Data { stream: u32::MAX, payload: b"", end: true },
+        Frame::Credit { stream: 1, bytes: 70_000 },
+        Frame::Reset { stream: 1, code: ResetCode::Denied },
+        Frame::GoAway,
+    ];
+    for frame in frames {
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes);
+        for end in 0..bytes.len() {
+            assert_eq!(Frame::parse(&bytes[..end]), Ok(None));
+        }
+        assert_eq!(Frame::parse(&bytes), Ok(Some((frame, bytes.len()))));
+    }
+    assert!(Frame::parse(&[9, 0, 0, 0, 0, 0, 0, 1]).is_err());
+    assert!(Frame::parse(&[2, 0, 0xff, 0xff, 0, 0, 0, 1]).is_err());
+    assert!(Frame::parse(&[5, 0, 0, 1, 0, 0, 0, 0, 0]).is_err());
+}
