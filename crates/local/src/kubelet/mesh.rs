@@ -165,7 +165,7 @@ async fn run_once(pod: &Context, control: &mut watch::Receiver<Control>, run: u3
         return why;
     }
     started.group.signal(Signal::TERM);
-    tokio::time::timeout(DRAIN, started.child.wait()).await.ok();
+    tokio::time::timeout(DRAIN + Duration::from_secs(1), started.child.wait()).await.ok();
     started.group.kill();
     started.child.wait().await.ok();
     "it was stopped".to_owned()
@@ -226,6 +226,7 @@ fn arguments(pod: &Context) -> Vec<String> {
         ("--ca-file", files.ca.to_string_lossy().into_owned()),
         ("--token-file", files.token.to_string_lossy().into_owned()),
         ("--pod-ip", ip.clone()),
+        ("--drain", DRAIN.as_secs().to_string()),
         ("--capture", if isolated { "transparent" } else { "explicit" }.to_owned()),
     ];
     arguments.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));

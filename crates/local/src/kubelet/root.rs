@@ -77,15 +77,12 @@ impl Root {
         let volumes = self.detach_volumes()?;
         let root = self.build(&mut warnings)?;
         make_devices(&root)?;
-        for (path, text) in &self.files {
-            replace_file(&inside(&root, path), text).map_err(at(format!("cannot write {}", path.display())))?;
+        for (index, (path, text)) in self.files.iter().enumerate() {
+            show_file(&root, path, text, index).map_err(at(format!("cannot write {}", path.display())))?;
         }
         change_root(&root)?;
         for (mount, volume) in self.mounts.iter().zip(volumes) {
             place(mount, &volume)?;
-        }
-        if let Some(directory) = &self.working_dir {
-            fs::create_dir_all(directory).map_err(at(format!("cannot make workingDir {}", directory.display())))?;
         }
         Ok(warnings)
     }
@@ -109,17 +106,20 @@ impl Root {
         let table = fs::read_to_string("/proc/self/mountinfo").map_err(at("cannot read the mounts"))?;
         let mut skipped: Vec<PathBuf> = self.hidden.iter().filter_map(|path| path.canonicalize().ok()).collect();
         skipped.extend([scratch.clone(), PathBuf::from("/dev")]);
-        for (index, layer) in layers(&table, &skipped).into_iter().enumerate() {
+        let mut layers = layers(&table, &skipped);
+        let additions = self.additions();
+        if !can_cover_root(&scratch) {
+            layers = split_root(&root, layers, &additions).map_err(at("cannot build the root"))?;
+        }
+        for (index, layer) in layers.iter().enumerate() {
             let target = inside(&root, &layer.path);
-            let covered = layer.writable && cover(&layer, &scratch.join(index.to_string()), &target).is_ok();
+            let own: Vec<_> = additions.iter().filter(|(path, _)| is_on(path, layer, &layers)).collect();
+            let covered = layer.writable && cover(layer, &scratch.join(index.to_string()), &target, &own).is_ok();
             if !covered {
-                pass_on(&layer, &target).map_err(at(format!("cannot show {}", layer.path.display())))?;
+                pass_on(layer, &target).map_err(at(format!("cannot show {}", layer.path.display())))?;
             }
-            if !covered && layer.writable {
-                warnings.push(format!(
-                    "{} is shared with the machine: the kernel refused an overlay",
-                    layer.path.display()
-                ));
+            if !covered && layer.writable && !own.is_empty() {
+                warnings.push(format!("{} is the machine's own: the kernel refused an overlay", layer.path.display()));
             }
         }
         for directory in &self.hidden {
@@ -130,6 +130,75 @@ impl Root {
             }
         }
         Ok(root)
+    }
+}
+
+/// What a container sees that the machine does not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Addition {
+    Directory,
+    File(String),
+}
+
+impl Root {
+    /// What the upper layers hold from the start: places for volumes, replaced files, and directories that can be
+    /// written.
+    ///
+    /// They are laid there before the overlay is mounted, because in a user namespace nothing can be made in a
+    /// directory of a user that is not known there, which is nearly every directory of the machine.
+    fn additions(&self) -> Vec<(PathBuf, Addition)> {
+        let directories = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter().chain(self.working_dir.clone());
+        let mut additions: Vec<_> = directories.map(|path| (resolve(&path), Addition::Directory)).collect();
+        for mount in &self.mounts {
+            let is_dir = mount.source.is_dir();
+            let addition = if is_dir { Addition::Directory } else { Addition::File(String::new()) };
+            additions.push((resolve(&mount.target), addition));
+        }
+        for (path, text) in &self.files {
+            // A link in its place is replaced, not followed.
+            let parent = resolve(path.parent().unwrap_or(Path::new("/")));
+            additions.push((parent.join(path.file_name().unwrap_or_default()), Addition::File(text.clone())));
+        }
+        additions
+    }
+}
+
+/// A path with the links on its way followed, as far as it exists on the machine.
+fn resolve(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    match existing {
+        Some((ancestor, real)) => real.join(path.strip_prefix(ancestor).unwrap_or(Path::new(""))),
+        None => path.to_owned(),
+    }
+}
+
+/// Whether a path lies on this layer, and not on one that is mounted further in.
+fn is_on(path: &Path, layer: &Layer, layers: &[Layer]) -> bool {
+    let holders = layers.iter().filter(|layer| path.starts_with(&layer.path));
+    holders.max_by_key(|layer| layer.path.as_os_str().len()) == Some(layer)
+}
+
+/// Lays an addition into the upper layer, with directories on the way that have the machine's permissions.
+fn lay(upper: &Path, layer: &Path, path: &Path, addition: &Addition) -> io::Result<()> {
+    let relative = path.strip_prefix(layer).unwrap_or(path);
+    let directories = match addition {
+        Addition::Directory => relative,
+        Addition::File(_) => relative.parent().unwrap_or(Path::new("")),
+    };
+    let (mut here, mut there) = (upper.to_owned(), layer.to_owned());
+    for name in directories {
+        here.push(name);
+        there.push(name);
+        if !here.is_dir() {
+            fs::create_dir(&here)?;
+            if let Ok(found) = fs::metadata(&there) {
+                fs::set_permissions(&here, found.permissions())?;
+            }
+        }
+    }
+    match addition {
+        Addition::File(text) => fs::write(upper.join(relative), text),
+        Addition::Directory => Ok(()),
     }
 }
 
@@ -167,11 +236,53 @@ fn layers(table: &str, skipped: &[PathBuf]) -> Vec<Layer> {
     layers
 }
 
+/// Whether the whole root can have one overlay. The kernel refuses it in a user namespace when file systems are mounted
+/// below, for it would show what they hide.
+fn can_cover_root(scratch: &Path) -> bool {
+    let (root, target) = (Layer { path: "/".into(), writable: true }, scratch.join("trial"));
+    cover(&root, &scratch.join("trial-layer"), &target, &[]).is_ok() && unmount(&target, UnmountFlags::DETACH).is_ok()
+}
+
+/// Builds the root as a directory of its own, and makes each directory in it a layer.
+fn split_root(root: &Path, layers: Vec<Layer>, additions: &[(PathBuf, Addition)]) -> io::Result<Vec<Layer>> {
+    fs::create_dir_all(root)?;
+    // Only what is mounted can become the root.
+    mount_bind(root, root)?;
+    let mut parts = Vec::new();
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        let (path, target) = (entry.path(), inside(root, &entry.path()));
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            symlink(fs::read_link(&path)?, &target)?;
+        } else if kind.is_dir() {
+            fs::create_dir(&target)?;
+            let is_free = path != Path::new("/dev") && layers.iter().all(|layer| layer.path != path);
+            parts.extend(is_free.then_some(Layer { path, writable: true }));
+        } else if kind.is_file() {
+            fs::write(&target, "")?;
+            parts.push(Layer { path, writable: false });
+        }
+    }
+    for (path, addition) in additions {
+        let top: PathBuf = path.components().take(2).collect();
+        if !top.exists() {
+            lay(root, Path::new("/"), path, addition)?;
+        }
+    }
+    parts.extend(layers.into_iter().filter(|layer| layer.path != Path::new("/")));
+    Ok(parts)
+}
+
 /// Shows `layer` at `target` with an upper layer in `upper`, which is on the container's tmpfs.
-fn cover(layer: &Layer, upper: &Path, target: &Path) -> io::Result<()> {
+fn cover(layer: &Layer, upper: &Path, target: &Path, additions: &[&(PathBuf, Addition)]) -> io::Result<()> {
     let (changes, work) = (upper.join("changes"), upper.join("work"));
     fs::create_dir_all(&changes)?;
     fs::create_dir_all(&work)?;
+    fs::set_permissions(&changes, fs::metadata(&layer.path)?.permissions())?;
+    for (path, addition) in additions {
+        lay(&changes, &layer.path, path, addition)?;
+    }
     if layer.path == Path::new("/") {
         fs::create_dir_all(target)?;
     } else if !target.is_dir() {
@@ -185,9 +296,7 @@ fn cover(layer: &Layer, upper: &Path, target: &Path) -> io::Result<()> {
         Ok(mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
     };
     // In a user namespace the overlay keeps its notes in attributes that an ordinary user may write.
-    mount_with(options.clone()).or_else(|_| mount_with(format!("{options},userxattr")))?;
-    let mode = fs::metadata(&layer.path)?.permissions();
-    fs::set_permissions(target, mode)
+    mount_with(options.clone()).or_else(|_| mount_with(format!("{options},userxattr")))
 }
 
 fn pass_on(layer: &Layer, target: &Path) -> io::Result<()> {
@@ -219,12 +328,15 @@ fn make_devices(root: &Path) -> Result<(), RootError> {
         .map_err(at("cannot mount /dev/shm"))
 }
 
-/// Replaces a file, or a link in its place. On an overlay this leaves the machine's file as it is.
-fn replace_file(path: &Path, text: &str) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::write(path, text),
+/// Makes sure that a file has this text: where no overlay holds it, it is mounted over the machine's.
+fn show_file(root: &Path, path: &Path, text: &str, index: usize) -> io::Result<()> {
+    let target = inside(root, path);
+    if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file()) && fs::read_to_string(&target)? == text {
+        return Ok(());
     }
+    let own = root.with_file_name(format!("file-{index}"));
+    fs::write(&own, text)?;
+    Ok(mount_bind(&own, &target)?)
 }
 
 fn change_root(root: &Path) -> Result<(), RootError> {
