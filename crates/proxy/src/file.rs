@@ -58,3 +58,45 @@ pub(crate) fn read_credentials(chain: &Path, key: &Path, bundle: &Path) -> anyho
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    fn fixture() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config.yaml")
+    }
+
+    #[test]
+    fn a_configuration_in_yaml_is_indexed_by_address_and_by_name() {
+        let snapshot = Snapshot::new(read_config(&fixture()).unwrap().into(), 1);
+        let port = snapshot.at_address("10.96.0.20:80".parse().unwrap()).unwrap();
+        assert_eq!(snapshot.port(port).endpoints.len(), 1);
+        assert!(snapshot.at_address("10.96.0.20:81".parse().unwrap()).is_none());
+        let pod = snapshot.pod_at("10.244.0.7:9999".parse().unwrap()).unwrap();
+        assert_eq!((pod.address.port(), pod.pod.to_string()), (9999, "shop/store-1".to_owned()));
+    }
+
+    #[test]
+    fn t1_a_service_is_known_by_every_form_of_its_name() {
+        let snapshot = Snapshot::new(read_config(&fixture()).unwrap().into(), 1);
+        for host in ["store", "store.", "STORE.shop", "store.shop.svc", "store.shop.svc.cluster.local."] {
+            assert!(snapshot.service_named(host).is_some(), "{host}");
+        }
+        for host in ["", "other", "store.other", "store.shop.svc.example.com", "store.shop.pod", "a.store.shop"] {
+            assert_eq!(snapshot.service_named(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_configuration_is_named_with_the_place() {
+        let directory = std::env::temp_dir().join(format!("heddle-proxy-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("bad.yaml");
+        std::fs::write(&path, "inbound:\n  mode: lenient\n").unwrap();
+        let error = format!("{:#}", read_config(&path).unwrap_err());
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(error.contains("bad.yaml") && error.contains("lenient"), "{error}");
+    }
+}

@@ -18,7 +18,8 @@ use crate::worker::Shared;
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The upper bounds of the latency buckets, in seconds.
-const BOUNDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, f64::MAX];
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, f64::INFINITY];
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -164,4 +165,58 @@ fn labels(edge: &Edge) -> Labels {
         ("service", text(edge.service.as_ref().map(ToString::to_string))),
         ("backend", text(edge.backend.as_ref().map(ToString::to_string))),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use heddle_identity::Store;
+    use heddle_policy::telemetry::Outcome;
+    use heddle_policy::{PodName, Reason};
+
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn what_is_counted_is_told_per_edge() {
+        let options = Options {
+            pod_ip: Ipv4Addr::LOCALHOST.into(),
+            mesh_port: 0,
+            mark: None,
+            workers: 1,
+            drain: Duration::ZERO,
+            listen: Vec::new(),
+            admin: Vec::new(),
+        };
+        let shared = Shared::new(options, Vec::new(), Store::empty());
+        let pod = PodName::new("shop", "web-1");
+        let edge = Edge { side: Side::Server, pod, peer: None, peer_pod: None, service: None, backend: None };
+        // Two workers count the same edge.
+        for _ in 0..2 {
+            let counters = shared.meter.counters(edge.clone());
+            counters.request(Outcome::Denied);
+            counters.reason(Reason::NoIdentity);
+            counters.latency(Duration::from_millis(3));
+            counters.bytes(10, 20);
+        }
+        let text = encode(&shared).unwrap();
+        let labels = r#"side="server",pod="shop/web-1",peer="",peer_pod="",service="",backend="""#;
+        for line in [
+            format!(r#"heddle_requests_total{{{labels},outcome="denied"}} 2"#),
+            format!(r#"heddle_reasons_total{{{labels},reason="no-identity"}} 2"#),
+            format!("heddle_bytes_received_total{{{labels}}} 20"),
+            format!("heddle_bytes_sent_total{{{labels}}} 40"),
+            format!("heddle_request_duration_seconds_count{{{labels}}} 2"),
+            "heddle_panics_total 0".to_owned(),
+            "heddle_config_revision 0".to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        for (bound, count) in [("0.0025", 0), ("0.005", 2), ("+Inf", 2)] {
+            let line = format!(r#"heddle_request_duration_seconds_bucket{{le="{bound}",{labels}}} {count}"#);
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
 }

@@ -28,6 +28,9 @@ pub fn fuzz(bytes: &[u8], step: usize) {
     let Ok(Some(end)) = head::find_end(bytes, &mut searched) else { return };
     let mut storage = head::storage();
     let Ok(request) = Request::parse(&bytes[..end], &mut storage) else { return };
+    if request.method == "CONNECT" {
+        return; // A tunnel is made or refused, never forwarded.
+    }
     let mut forwarded = Vec::new();
     request.forward(&mut forwarded);
     let mut again = head::storage();
