@@ -241,7 +241,7 @@ fn arguments(pod: &Context) -> Vec<String> {
 }
 
 fn environment() -> Environment {
-    let passed = ["RUST_LOG", "RUST_BACKTRACE", "HEDDLE_LOG"];
+    let passed = ["RUST_BACKTRACE", "HEDDLE_LOG", "HEDDLE_LOG_FORMAT"];
     passed.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect()
 }
 

@@ -137,11 +137,12 @@ impl Worker {
         self.volumes.spawn(keeper.keep());
     }
 
-    /// Shows why the pod cannot start yet, and waits a little.
+    /// Shows why the pod cannot start yet, and waits a little, or until what it may lack has changed.
     async fn blocked(&self, reason: &'static str, message: &str) {
         self.pod.event(None, Kind::Warning, reason, message);
+        let mut changes = self.pod.shared.changes.subscribe();
         self.pod.state.send_modify(|state| state.blocked = Some(Waiting::new(reason, message)));
-        tokio::time::sleep(RETRY).await;
+        tokio::time::timeout(RETRY, changes.changed()).await.ok();
     }
 
     fn start_proxy(&mut self) {
