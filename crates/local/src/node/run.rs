@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -57,11 +58,11 @@ struct Node {
     _tasks: JoinSet<()>,
 }
 
-/// Runs the node until it is told to end.
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+/// Runs the node until it is told to end. `machine` is a runtime in the machine's network.
+pub(super) async fn run(args: &Args, machine: Handle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let started = tokio::time::timeout(START, start(args)).await;
+    let started = tokio::time::timeout(START, start(args, machine)).await;
     let node = match started.unwrap_or_else(|_| Err(anyhow::anyhow!("not ready within {} s", START.as_secs()))) {
         Ok((node, ready)) => {
             tell(&Outcome::Ready(ready))?;
@@ -89,7 +90,7 @@ fn tell(outcome: &Outcome) -> anyhow::Result<()> {
     Ok(rustix::stdio::dup2_stdout(rustix::stdio::stderr())?)
 }
 
-async fn start(args: &Args) -> anyhow::Result<(Node, Ready)> {
+async fn start(args: &Args, machine: Handle) -> anyhow::Result<(Node, Ready)> {
     let isolated = args.why.is_none();
     let listener = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is not the API's listener")?;
     let listener = TcpListener::from(listener);
@@ -103,10 +104,11 @@ async fn start(args: &Args) -> anyhow::Result<(Node, Ready)> {
     tasks.spawn(async move { drop(following.await) });
 
     let (network, dns) = if isolated {
-        let netns = NetNamespace::create().context("cannot make the node's network namespace")?;
+        let netns = NetNamespace::current().context("cannot find the node's network namespace")?;
         let network = NodeNetwork::create(netns.clone()).await?;
         serve_in_node(&mut tasks, &api, &netns)?;
-        let dns = dns::Server::start(&netns, DNS_IP, CLUSTER_DOMAIN, directory.clone()).context("cannot serve DNS")?;
+        let dns = dns::Server::start(&netns, DNS_IP, CLUSTER_DOMAIN, directory.clone(), machine)
+            .context("cannot serve DNS")?;
         tasks.spawn(service::run(netns, directory.clone(), vec![DNS_IP]));
         (Network::namespaces(network), Some(dns))
     } else {

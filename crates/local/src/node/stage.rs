@@ -124,11 +124,26 @@ fn node(args: &Args) -> anyhow::Result<ExitCode> {
     for fd in &args.hold {
         keep_from_children(*fd);
     }
+    let machine = stay_on_the_machine()?;
+    if args.why.is_none() {
+        // Threads made from now on are in the node's network; so is what the API server itself connects to.
+        unshare(UnshareFlags::NEWNET).context("cannot make the node's network namespace")?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run::run(args));
+    let ended = runtime.block_on(run::run(args, machine));
     // Tasks that still wait for something are not waited for.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// A runtime whose only thread stays in the machine's network namespace, for sockets that reach out of the node. It
+/// ends with the process.
+fn stay_on_the_machine() -> io::Result<tokio::runtime::Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let stay = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("machine".to_owned()).spawn(stay)?;
+    Ok(handle)
 }
 
 /// What the node runs in.

@@ -11,6 +11,7 @@ use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use self::zone::{Answer, Zone};
@@ -37,18 +38,21 @@ pub struct Server {
 #[derive(Clone)]
 struct Resolver {
     zone: watch::Receiver<Arc<Zone>>,
-    /// The machine's resolvers, asked in turn from the network of this process.
+    /// The machine's resolvers, asked in turn.
     upstream: Arc<[SocketAddr]>,
+    machine: Handle,
     questions: Arc<Semaphore>,
 }
 
 impl Server {
-    /// Serves on port 53 of `address` in the node's network, over UDP and TCP.
+    /// Serves on port 53 of `address` in the node's network, over UDP and TCP. `machine` is a runtime in the machine's
+    /// network, from where its resolvers are asked.
     pub fn start(
         netns: &NetNamespace,
         address: Ipv4Addr,
         domain: &str,
         mut directory: watch::Receiver<Arc<Directory>>,
+        machine: Handle,
     ) -> io::Result<Self> {
         let (udp, tcp) = netns.run(|| {
             let udp = std::net::UdpSocket::bind((address, 53))?;
@@ -60,7 +64,7 @@ impl Server {
         let domain = domain.to_owned();
         let (zones, zone) = watch::channel(Arc::new(Zone::new(&domain, &directory.borrow_and_update())));
         let questions = Arc::new(Semaphore::new(MAX_QUESTIONS));
-        let resolver = Resolver { zone, upstream: machine_resolvers().into(), questions };
+        let resolver = Resolver { zone, upstream: machine_resolvers().into(), machine, questions };
         let follow = async move {
             while directory.changed().await.is_ok() {
                 let zone = Zone::new(&domain, &directory.borrow_and_update().clone());
@@ -212,10 +216,11 @@ impl Resolver {
     /// Asks the machine's resolvers, one after the other.
     async fn forward(&self, query: &Query) -> (ResponseCode, Vec<Record>) {
         for server in self.upstream.iter() {
-            match tokio::time::timeout(FORWARD_TIMEOUT, ask(*server, query)).await {
-                Ok(Ok(answer)) => return (answer.metadata.response_code, answer.answers),
-                Ok(Err(error)) => tracing::debug!(%error, %server, "a resolver of the machine does not answer"),
-                Err(_) => tracing::debug!(%server, "a resolver of the machine is silent"),
+            let asked = self.machine.spawn(tokio::time::timeout(FORWARD_TIMEOUT, ask(*server, query.clone())));
+            match asked.await {
+                Ok(Ok(Ok(answer))) => return (answer.metadata.response_code, answer.answers),
+                Ok(Ok(Err(error))) => tracing::debug!(%error, %server, "a resolver of the machine does not answer"),
+                Ok(Err(_)) | Err(_) => tracing::debug!(%server, "a resolver of the machine is silent"),
             }
         }
         (ResponseCode::ServFail, Vec::new())
@@ -230,14 +235,14 @@ fn alias_of(record: &Record) -> Option<Name> {
 }
 
 /// Asks one server over UDP. An answer with another id or question than asked for is not taken.
-async fn ask(server: SocketAddr, query: &Query) -> io::Result<Message> {
+async fn ask(server: SocketAddr, query: Query) -> io::Result<Message> {
     let any =
         if server.is_ipv4() { SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)) } else { SocketAddr::from(([0_u16; 8], 0)) };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
-    question.add_query(query.clone());
+    question.add_query(query);
     let mut edns = Edns::new();
     edns.set_max_payload(MAX_UDP);
     question.edns = Some(edns);
