@@ -30,6 +30,7 @@ struct Node {
     dir: tempfile::TempDir,
     /// In the command line of every process of this test.
     marker: String,
+    _left: KillLeft,
     before: Traces,
     _machine: MutexGuard<'static, ()>,
 }
@@ -105,7 +106,8 @@ impl Node {
         let (directory, _) = follow_directory(client.clone());
         let kubelet = Kubelet::start(config, client.clone(), network, directory).await;
         let marker = format!("heddle-test-{}", dir.path().file_name().unwrap().display());
-        Some(Self { client, kubelet, dir, marker, before, _machine: machine })
+        let _left = KillLeft(marker.clone());
+        Some(Self { client, kubelet, dir, marker, _left, before, _machine: machine })
     }
 
     fn pods(&self) -> kube::Api<Pod> {
@@ -205,6 +207,22 @@ impl Node {
         let pods = self.dir.path().join("run/pods");
         let left = std::fs::read_dir(pods).map(|entries| entries.flatten().count()).unwrap_or(0);
         assert_eq!(left, 0, "pods' directories are left");
+    }
+}
+
+/// Kills what a test that failed has left.
+struct KillLeft(String);
+
+impl Drop for KillLeft {
+    fn drop(&mut self) {
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let pid = rustix::process::Pid::from_raw(pid);
+            if let Some(pid) = pid.filter(|pid| line.contains(&self.0) && *pid != rustix::process::getpid()) {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
+        }
     }
 }
 
