@@ -20,7 +20,7 @@ use super::write::{Write, optional_body, store_failure};
 const ATTEMPTS: usize = 8;
 
 /// What a client wants of a deletion.
-struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     uid: String,
     revision: String,
     /// Seconds; none means the object's own.
@@ -38,12 +38,16 @@ enum Propagation {
 
 impl DeleteOptions {
     fn read(call: &Call, body: &Bytes) -> Answer<Self> {
-        let body = optional_body(&call.headers, body)?;
+        DeleteOptions::of(call, &optional_body(&call.headers, body)?)
+    }
+
+    /// From a DeleteOptions object and the query.
+    pub(crate) fn of(call: &Call, body: &Value) -> Answer<Self> {
         let grace = match call.query.get("gracePeriodSeconds") {
-            "" => integer(&body, "/gracePeriodSeconds"),
+            "" => integer(body, "/gracePeriodSeconds"),
             given => Some(given.parse().map_err(|_| Failure::bad_request("gracePeriodSeconds: not a number"))?),
         };
-        let policy = match text(&body, "/propagationPolicy") {
+        let policy = match text(body, "/propagationPolicy") {
             "" => call.query.get("propagationPolicy"),
             given => given,
         };
@@ -57,8 +61,8 @@ impl DeleteOptions {
             other => return Err(Failure::bad_request(format!("propagationPolicy: Unsupported value: {other:?}"))),
         };
         Ok(DeleteOptions {
-            uid: text(&body, "/preconditions/uid").to_owned(),
-            revision: text(&body, "/preconditions/resourceVersion").to_owned(),
+            uid: text(body, "/preconditions/uid").to_owned(),
+            revision: text(body, "/preconditions/resourceVersion").to_owned(),
             grace: grace.map(|g| g.max(0)),
             propagation,
         })
@@ -123,13 +127,14 @@ impl Write<'_> {
         Ok((StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
     }
 
-    async fn delete_one(&mut self, name: &str, options: &DeleteOptions) -> Answer<Value> {
+    pub(crate) async fn delete_one(&mut self, name: &str, options: &DeleteOptions) -> Answer<Value> {
         let call = self.call;
         for _ in 0..ATTEMPTS {
             let old =
                 self.server.store.get(&call.key_of(name)).ok_or_else(|| Failure::not_found(&call.resource, name))?;
             options.check(&call.resource, &old.value)?;
             refuse_fixed(&call.resource, name)?;
+            super::admission::review_delete(self, &old).await?;
             match self.try_delete(&old, options).await {
                 Err(StoreError::Changed) => continue,
                 Err(other) => return Err(store_failure(&other, call, name)),

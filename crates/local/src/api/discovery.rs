@@ -4,8 +4,10 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::aggregate::Aggregated;
 use super::error::{Answer, Failure};
 use super::negotiate::{Format, respond};
+use super::object::text;
 use super::resource::{Registry, Resource, api_version};
 use super::server::Server;
 
@@ -14,29 +16,44 @@ const GIT_VERSION: &str = "v1.35.4+heddle";
 
 /// `/version`.
 pub(crate) fn version() -> Value {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
     json!({
         "major": "1", "minor": "35", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        "platform": format!("{}/{architecture}", std::env::consts::OS),
     })
 }
 
 /// Answers for `path` below `/api` and `/apis`.
-pub(crate) fn answer(server: &Server, path: &str, headers: &HeaderMap) -> Answer<Response> {
+pub(crate) async fn answer(server: &Server, path: &str, headers: &HeaderMap) -> Answer<Response> {
     let registry = server.registry();
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    let remote =
+        if matches!(segments.as_slice(), ["apis"] | ["apis", _]) { server.aggregated().await } else { Vec::new() };
     if let (Some(version), ["api" | "apis"]) = (aggregated_version(headers), segments.as_slice()) {
-        return Ok(aggregated(&registry, segments[0] == "api", version));
+        return Ok(aggregated(&registry, segments[0] == "api", &remote, version));
     }
     let document = match segments.as_slice() {
         [] => json!({"paths": paths(&registry)}),
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            let groups: Vec<Value> = groups(&registry).iter().map(|group| api_group(&registry, group)).collect();
+            let mut groups: Vec<Value> = groups(&registry).iter().map(|group| api_group(&registry, group)).collect();
+            groups.extend(remote_groups(&remote));
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", group] if groups(&registry).contains(group) => {
             let mut document = api_group(&registry, group);
+            document["kind"] = json!("APIGroup");
+            document["apiVersion"] = json!("v1");
+            document
+        }
+        ["apis", group] => {
+            let mut document =
+                remote_groups(&remote).find(|g| g["name"] == **group).ok_or_else(Failure::no_such_path)?;
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
             document
@@ -99,6 +116,48 @@ fn api_group(registry: &Registry, group: &str) -> Value {
         .map(|v| json!({"groupVersion": api_version(group, v), "version": v}))
         .collect();
     json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
+}
+
+/// The groups of other servers, each with one version.
+fn remote_groups(remote: &[Aggregated]) -> impl Iterator<Item = Value> {
+    remote.iter().map(|r| {
+        let version = json!({"groupVersion": api_version(&r.group, &r.version), "version": r.version});
+        json!({"name": r.group, "versions": [version], "preferredVersion": version})
+    })
+}
+
+/// A group of another server in the aggregated form.
+fn remote_discovery(remote: &Aggregated) -> Value {
+    let all = remote.resources.as_deref().unwrap_or_default();
+    let main = all.iter().filter(|r| !text(r, "/name").contains('/'));
+    let resources: Vec<Value> = main
+        .map(|resource| {
+            let name = text(resource, "/name");
+            let subresources = all.iter().filter_map(|sub| {
+                let own = text(sub, "/name").strip_prefix(name)?.strip_prefix('/')?;
+                Some(json!({"subresource": own, "responseKind": remote_kind(remote, sub), "verbs": sub["verbs"]}))
+            });
+            json!({
+                "resource": name, "responseKind": remote_kind(remote, resource),
+                "scope": if resource["namespaced"] == true { "Namespaced" } else { "Cluster" },
+                "singularResource": resource["singularName"], "verbs": resource["verbs"], "shortNames": resource["shortNames"],
+                "categories": resource["categories"], "subresources": subresources.collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let freshness = if remote.resources.is_some() { "Current" } else { "Stale" };
+    json!({
+        "metadata": {"name": remote.group, "creationTimestamp": null},
+        "versions": [{"version": remote.version, "resources": resources, "freshness": freshness}],
+    })
+}
+
+fn remote_kind(remote: &Aggregated, resource: &Value) -> Value {
+    let or = |field: &str, default: &str| match text(resource, field) {
+        "" => default.to_owned(),
+        given => given.to_owned(),
+    };
+    json!({"group": or("/group", &remote.group), "version": or("/version", &remote.version), "kind": resource["kind"]})
 }
 
 fn resource_list(registry: &Registry, group: &str, version: &str) -> Answer<Value> {
@@ -187,9 +246,10 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-fn aggregated(registry: &Registry, core: bool, version: &str) -> Response {
+fn aggregated(registry: &Registry, core: bool, remote: &[Aggregated], version: &str) -> Response {
     let groups = if core { vec![""] } else { groups(registry) };
-    let items: Vec<Value> = groups.iter().map(|group| discovery_group(registry, group)).collect();
+    let mut items: Vec<Value> = groups.iter().map(|group| discovery_group(registry, group)).collect();
+    items.extend(remote.iter().map(remote_discovery));
     let document = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items,
     });

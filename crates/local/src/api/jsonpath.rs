@@ -94,7 +94,7 @@ impl Step {
             Step::Equal { path, value: wanted } => {
                 let equals = |item: &&Value| {
                     first(item, path)
-                        .is_some_and(|v| v.as_str().map_or_else(|| v.to_string() == *wanted, |text| text == wanted))
+                        .is_some_and(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *wanted)
                 };
                 value.as_array().into_iter().flatten().filter(equals).collect()
             }

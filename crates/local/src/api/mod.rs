@@ -1,6 +1,8 @@
 //! The embedded Kubernetes API server: one axum router over one store, for `kubectl` over TLS and for clients in this
 //! process. It is for one machine; it is no replacement for a cluster's API server.
 
+mod admission;
+mod aggregate;
 mod allocate;
 mod authn;
 mod bootstrap;
@@ -15,16 +17,22 @@ mod definitions;
 mod delete;
 mod discovery;
 mod error;
+mod expire;
+mod fields;
 mod jsonpath;
 mod kubeconfig;
+mod managed;
 mod merge_keys;
 mod names;
 mod negotiate;
 mod node;
 mod object;
+mod openapi;
+mod outbound;
 mod patch;
 mod pki;
 mod pod_status;
+mod protobuf;
 mod quantity;
 mod rbac;
 mod read;
@@ -113,6 +121,8 @@ impl Api {
         };
         let server = server::Server::new(store, pki);
         tokio::spawn(reaper::run(Arc::downgrade(&server)));
+        tokio::spawn(expire::run(Arc::downgrade(&server)));
+        tokio::spawn(aggregate::watch_availability(Arc::downgrade(&server)));
         bootstrap::run(&server).await.map_err(ApiError::Bootstrap)?;
         Ok(Api { server })
     }

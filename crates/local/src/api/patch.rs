@@ -1,7 +1,7 @@
 //! JSON, merge and strategic merge patches.
 
 use http::{HeaderMap, StatusCode, header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::error::{Answer, Failure};
 use super::schema::Schema;
@@ -75,9 +75,4 @@ impl Patch {
         }
         if new.is_object() { Ok(new) } else { Err(Failure::bad_request("the patched object is not an object")) }
     }
-}
-
-/// The fields of a map, or of nothing.
-pub(crate) fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flat_map(Map::iter)
 }

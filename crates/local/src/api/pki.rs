@@ -7,9 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -184,13 +183,6 @@ pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 fn keep(path: Option<std::path::PathBuf>, text: &str) -> Result<(), PkiError> {
     let Some(path) = path else { return Ok(()) };
     write_private(&path, text).map_err(|source| PkiError::File { path: path.display().to_string(), source })
-}
-
-/// The public half of the key that signs tokens, as PEM.
-pub(crate) fn public_pem(key: &EcdsaKeyPair) -> String {
-    let der = key.public_key().as_der().map(|der| der.as_ref().to_vec()).unwrap_or_default();
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
 }
 
 /// A certificate verifier's roots.

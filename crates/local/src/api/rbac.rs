@@ -104,11 +104,11 @@ impl Server {
             "Role" => self.lookup(ROLES, namespace, name),
             _ => None,
         };
-        found.map(|role| self.aggregated(&role)).unwrap_or_default()
+        found.map(|role| self.with_aggregated(&role)).unwrap_or_default()
     }
 
     /// A role's rules with those of the roles it aggregates. Aggregated roles may aggregate again (admin has edit has view).
-    fn aggregated(&self, role: &Arc<Object>) -> Vec<Value> {
+    fn with_aggregated(&self, role: &Arc<Object>) -> Vec<Value> {
         let mut rules = Vec::new();
         let mut pending = vec![role.clone()];
         let mut seen = Vec::new();

@@ -115,11 +115,6 @@ impl Registry {
         self.resources.get(&path).cloned()
     }
 
-    /// The type of this kind, in the version given.
-    pub(crate) fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Resource>> {
-        self.iter().find(|r| r.group == group && r.version == version && r.kind == kind && !r.create_only).cloned()
-    }
-
     /// A built-in type of the core or another group, in the one version that is served.
     pub(crate) fn builtin_type(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         self.iter().find(|r| r.is(group, plural)).cloned()
@@ -132,8 +127,7 @@ impl Registry {
 
 /// A row of the table of built-in types.
 struct Row {
-    group: &'static str,
-    version: &'static str,
+    api_version: &'static str,
     kind: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
@@ -150,86 +144,82 @@ const API_EXTENSIONS: &[&str] = &["api-extensions"];
 
 type Names = &'static [&'static str];
 
-#[rustfmt::skip]
-const fn row(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str, short: Names,
-             namespaced: bool, categories: Names, subresources: Names) -> Row {
-    Row { group, version, kind, plural, short, namespaced, categories, create_only: false, subresources }
+const fn row(
+    api_version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short: Names,
+    namespaced: bool,
+    categories: Names,
+    subresources: Names,
+) -> Row {
+    Row { api_version, kind, plural, short, namespaced, categories, create_only: false, subresources }
 }
 
-const fn review(group: &'static str, kind: &'static str, plural: &'static str, namespaced: bool) -> Row {
-    Row {
-        group,
-        version: "v1",
-        kind,
-        plural,
-        short: &[],
-        namespaced,
-        categories: &[],
-        create_only: true,
-        subresources: &[],
-    }
+const fn review(api_version: &'static str, kind: &'static str, plural: &'static str, namespaced: bool) -> Row {
+    Row { api_version, kind, plural, short: &[], namespaced, categories: &[], create_only: true, subresources: &[] }
 }
 
-const RBAC: &str = "rbac.authorization.k8s.io";
 const POD_SUBRESOURCES: Names =
     &["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "status"];
 
 #[rustfmt::skip]
 const BUILTIN: &[Row] = &[
-    row("", "v1", "ConfigMap", "configmaps", &["cm"], NAMESPACED, &[], &[]),
-    row("", "v1", "Endpoints", "endpoints", &["ep"], NAMESPACED, &[], &[]),
-    row("", "v1", "Event", "events", &["ev"], NAMESPACED, &[], &[]),
-    row("", "v1", "LimitRange", "limitranges", &["limits"], NAMESPACED, &[], &[]),
-    row("", "v1", "Namespace", "namespaces", &["ns"], CLUSTER, &[], &["finalize", "status"]),
-    row("", "v1", "Node", "nodes", &["no"], CLUSTER, &[], &["status"]),
-    row("", "v1", "PersistentVolume", "persistentvolumes", &["pv"], CLUSTER, &[], &["status"]),
-    row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"], NAMESPACED, &[], &["status"]),
-    row("", "v1", "Pod", "pods", &["po"], NAMESPACED, ALL, POD_SUBRESOURCES),
-    row("", "v1", "PodTemplate", "podtemplates", &[], NAMESPACED, &[], &[]),
-    row("", "v1", "ReplicationController", "replicationcontrollers", &["rc"], NAMESPACED, ALL, &["scale", "status"]),
-    row("", "v1", "ResourceQuota", "resourcequotas", &["quota"], NAMESPACED, &[], &["status"]),
-    row("", "v1", "Secret", "secrets", &[], NAMESPACED, &[], &[]),
-    row("", "v1", "Service", "services", &["svc"], NAMESPACED, ALL, &["status"]),
-    row("", "v1", "ServiceAccount", "serviceaccounts", &["sa"], NAMESPACED, &[], &["token"]),
-    row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", &[], CLUSTER, API_EXTENSIONS, &[]),
-    row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", &[], CLUSTER, API_EXTENSIONS, &[]),
-    row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], CLUSTER, API_EXTENSIONS, &["status"]),
-    row("apiregistration.k8s.io", "v1", "APIService", "apiservices", &[], CLUSTER, API_EXTENSIONS, &["status"]),
-    row("apps", "v1", "ControllerRevision", "controllerrevisions", &[], NAMESPACED, &[], &[]),
-    row("apps", "v1", "DaemonSet", "daemonsets", &["ds"], NAMESPACED, ALL, &["status"]),
-    row("apps", "v1", "Deployment", "deployments", &["deploy"], NAMESPACED, ALL, &["scale", "status"]),
-    row("apps", "v1", "ReplicaSet", "replicasets", &["rs"], NAMESPACED, ALL, &["scale", "status"]),
-    row("apps", "v1", "StatefulSet", "statefulsets", &["sts"], NAMESPACED, ALL, &["scale", "status"]),
-    review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", CLUSTER),
-    review("authentication.k8s.io", "TokenReview", "tokenreviews", CLUSTER),
-    review("authorization.k8s.io", "LocalSubjectAccessReview", "localsubjectaccessreviews", NAMESPACED),
-    review("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", CLUSTER),
-    review("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", CLUSTER),
-    review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", CLUSTER),
-    row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], NAMESPACED, ALL, &["status"]),
-    row("batch", "v1", "CronJob", "cronjobs", &["cj"], NAMESPACED, ALL, &["status"]),
-    row("batch", "v1", "Job", "jobs", &[], NAMESPACED, ALL, &["status"]),
-    row("coordination.k8s.io", "v1", "Lease", "leases", &[], NAMESPACED, &[], &[]),
-    row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", &[], NAMESPACED, &[], &[]),
-    row("events.k8s.io", "v1", "Event", "events", &["ev"], NAMESPACED, &[], &[]),
-    row("networking.k8s.io", "v1", "Ingress", "ingresses", &["ing"], NAMESPACED, &[], &["status"]),
-    row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", &[], CLUSTER, &[], &[]),
-    row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", &["netpol"], NAMESPACED, &[], &[]),
-    row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], NAMESPACED, &[], &["status"]),
-    row(RBAC, "v1", "ClusterRole", "clusterroles", &[], CLUSTER, &[], &[]),
-    row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", &[], CLUSTER, &[], &[]),
-    row(RBAC, "v1", "Role", "roles", &[], NAMESPACED, &[], &[]),
-    row(RBAC, "v1", "RoleBinding", "rolebindings", &[], NAMESPACED, &[], &[]),
-    row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", &["pc"], CLUSTER, &[], &[]),
-    row("storage.k8s.io", "v1", "StorageClass", "storageclasses", &["sc"], CLUSTER, &[], &[]),
+    row("v1", "ConfigMap", "configmaps", &["cm"], NAMESPACED, &[], &[]),
+    row("v1", "Endpoints", "endpoints", &["ep"], NAMESPACED, &[], &[]),
+    row("v1", "Event", "events", &["ev"], NAMESPACED, &[], &[]),
+    row("v1", "LimitRange", "limitranges", &["limits"], NAMESPACED, &[], &[]),
+    row("v1", "Namespace", "namespaces", &["ns"], CLUSTER, &[], &["finalize", "status"]),
+    row("v1", "Node", "nodes", &["no"], CLUSTER, &[], &["status"]),
+    row("v1", "PersistentVolume", "persistentvolumes", &["pv"], CLUSTER, &[], &["status"]),
+    row("v1", "PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"], NAMESPACED, &[], &["status"]),
+    row("v1", "Pod", "pods", &["po"], NAMESPACED, ALL, POD_SUBRESOURCES),
+    row("v1", "PodTemplate", "podtemplates", &[], NAMESPACED, &[], &[]),
+    row("v1", "ReplicationController", "replicationcontrollers", &["rc"], NAMESPACED, ALL, &["scale", "status"]),
+    row("v1", "ResourceQuota", "resourcequotas", &["quota"], NAMESPACED, &[], &["status"]),
+    row("v1", "Secret", "secrets", &[], NAMESPACED, &[], &[]),
+    row("v1", "Service", "services", &["svc"], NAMESPACED, ALL, &["status"]),
+    row("v1", "ServiceAccount", "serviceaccounts", &["sa"], NAMESPACED, &[], &["token"]),
+    row("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", &[], CLUSTER, API_EXTENSIONS, &[]),
+    row("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", &[], CLUSTER, API_EXTENSIONS, &[]),
+    row("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], CLUSTER, API_EXTENSIONS, &["status"]),
+    row("apiregistration.k8s.io/v1", "APIService", "apiservices", &[], CLUSTER, API_EXTENSIONS, &["status"]),
+    row("apps/v1", "ControllerRevision", "controllerrevisions", &[], NAMESPACED, &[], &[]),
+    row("apps/v1", "DaemonSet", "daemonsets", &["ds"], NAMESPACED, ALL, &["status"]),
+    row("apps/v1", "Deployment", "deployments", &["deploy"], NAMESPACED, ALL, &["scale", "status"]),
+    row("apps/v1", "ReplicaSet", "replicasets", &["rs"], NAMESPACED, ALL, &["scale", "status"]),
+    row("apps/v1", "StatefulSet", "statefulsets", &["sts"], NAMESPACED, ALL, &["scale", "status"]),
+    review("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", CLUSTER),
+    review("authentication.k8s.io/v1", "TokenReview", "tokenreviews", CLUSTER),
+    review("authorization.k8s.io/v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", NAMESPACED),
+    review("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", CLUSTER),
+    review("authorization.k8s.io/v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", CLUSTER),
+    review("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", CLUSTER),
+    row("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], NAMESPACED, ALL, &["status"]),
+    row("batch/v1", "CronJob", "cronjobs", &["cj"], NAMESPACED, ALL, &["status"]),
+    row("batch/v1", "Job", "jobs", &[], NAMESPACED, ALL, &["status"]),
+    row("coordination.k8s.io/v1", "Lease", "leases", &[], NAMESPACED, &[], &[]),
+    row("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", &[], NAMESPACED, &[], &[]),
+    row("events.k8s.io/v1", "Event", "events", &["ev"], NAMESPACED, &[], &[]),
+    row("networking.k8s.io/v1", "Ingress", "ingresses", &["ing"], NAMESPACED, &[], &["status"]),
+    row("networking.k8s.io/v1", "IngressClass", "ingressclasses", &[], CLUSTER, &[], &[]),
+    row("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", &["netpol"], NAMESPACED, &[], &[]),
+    row("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], NAMESPACED, &[], &["status"]),
+    row("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", &[], CLUSTER, &[], &[]),
+    row("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", &[], CLUSTER, &[], &[]),
+    row("rbac.authorization.k8s.io/v1", "Role", "roles", &[], NAMESPACED, &[], &[]),
+    row("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", &[], NAMESPACED, &[], &[]),
+    row("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", &["pc"], CLUSTER, &[], &[]),
+    row("storage.k8s.io/v1", "StorageClass", "storageclasses", &["sc"], CLUSTER, &[], &[]),
 ];
 
 impl Row {
     fn resource(&self) -> Resource {
         let owned = |names: Names| names.iter().map(|s| (*s).to_owned()).collect();
+        let (group, version) = split_api_version(self.api_version);
         Resource {
-            group: self.group.to_owned(),
-            version: self.version.to_owned(),
+            group: group.to_owned(),
+            version: version.to_owned(),
             kind: self.kind.to_owned(),
             plural: self.plural.to_owned(),
             singular: self.kind.to_lowercase(),
@@ -238,7 +228,7 @@ impl Row {
             namespaced: self.namespaced,
             create_only: self.create_only,
             subresources: owned(self.subresources),
-            schema: SchemaSource::Builtin(definition(self.group, self.version, self.kind)),
+            schema: SchemaSource::Builtin(definition(group, version, self.kind)),
         }
     }
 }

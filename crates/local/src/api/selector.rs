@@ -31,7 +31,7 @@ enum Operator {
 #[derive(Clone, Debug)]
 struct FieldRequirement {
     /// JSON pointer of the field, or pointers of which the first that is set counts.
-    pointers: &'static [&'static str],
+    pointers: Vec<String>,
     value: String,
     equal: bool,
 }
@@ -47,10 +47,6 @@ impl Selector {
 
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.fields.iter().all(|f| f.matches(object)) && labels_match(&self.labels, &object["metadata"]["labels"])
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
     }
 }
 
@@ -166,8 +162,13 @@ fn parse_field(resource: &Resource, term: &str) -> Answer<FieldRequirement> {
             return Err(Failure::bad_request(format!("invalid selector: '{term}'; can't understand '{term}'")));
         }
     };
-    let pointers = field_pointers(resource, field)
-        .ok_or_else(|| Failure::bad_request(format!("field label not supported: {field}")))?;
+    let selectable =
+        resource.custom().is_some_and(|c| c.selectable_fields.iter().any(|f| f.trim_start_matches('.') == field));
+    let pointers: Vec<String> = match field_pointers(resource, field) {
+        Some(pointers) => pointers.iter().map(|p| (*p).to_owned()).collect(),
+        None if selectable => vec![format!("/{}", field.replace('.', "/"))],
+        None => return Err(Failure::bad_request(format!("field label not supported: {field}"))),
+    };
     Ok(FieldRequirement { pointers, value: value.to_owned(), equal })
 }
 

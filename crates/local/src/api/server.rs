@@ -106,21 +106,25 @@ impl Server {
         let query = Query::parse(parts.uri.query())?;
         let target = Target::parse(&parts.method, parts.uri.path(), &query);
         let user = self.authenticate(&parts)?;
-        self.authorize(&user, &Attributes::of(&target))?;
+        self.authorize(&user, &attributes(&target, &query))?;
+        if let Some(service) = self.api_service(parts.uri.path()) {
+            return self.proxy(&service, &user, parts, body).await;
+        }
         match target.resource.clone() {
-            None => self.non_resource(&parts, &target),
+            None => self.non_resource(&parts, &target).await,
             Some(place) => self.resource(parts, body, user, target.verb, place, query).await,
         }
     }
 
-    fn non_resource(&self, parts: &Parts, target: &Target) -> Answer<Response> {
+    async fn non_resource(&self, parts: &Parts, target: &Target) -> Answer<Response> {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return Err(Failure::method_not_allowed());
         }
         match target.path.trim_end_matches('/') {
             "/healthz" | "/livez" | "/readyz" => Ok("ok".into_response()),
             "/version" => Ok(respond(StatusCode::OK, &super::discovery::version(), false, &[])),
-            path => super::discovery::answer(self, path, &parts.headers),
+            path if path.starts_with("/openapi/") => super::openapi::answer(&self.registry(), path, &parts.headers),
+            path => super::discovery::answer(self, path, &parts.headers).await,
         }
     }
 
@@ -179,6 +183,16 @@ impl Server {
     pub(crate) fn lookup(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.store.get(&Key { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
     }
+}
+
+/// What must be allowed. A list or watch of one object by name needs the right to that object alone.
+fn attributes(target: &Target, query: &Query) -> Attributes {
+    let mut attributes = Attributes::of(target);
+    let by_name = query.get("fieldSelector").strip_prefix("metadata.name=").filter(|name| !name.contains(','));
+    if let (true, true, Some(name)) = (target.resource.is_some(), attributes.name.is_empty(), by_name) {
+        name.trim_start_matches('=').clone_into(&mut attributes.name);
+    }
+    attributes
 }
 
 /// Whether the path fits the scope of the type and names a subresource that exists.

@@ -136,11 +136,6 @@ impl Store {
         (objects.unwrap_or_default(), state.revision)
     }
 
-    /// Whether any object of any kind is in the namespace, with an example's kind.
-    pub(crate) fn kinds(&self) -> Vec<String> {
-        self.state().kinds.iter().filter(|(_, objects)| !objects.is_empty()).map(|(kind, _)| kind.clone()).collect()
-    }
-
     pub(crate) fn revision(&self) -> u64 {
         self.state().revision
     }
@@ -276,4 +271,37 @@ fn persist(database: &Option<Database>, key: &Key, object: Option<&Object>, revi
         Ok(())
     };
     write().map_err(|e| StoreError::Write(Box::new(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn key(name: &str) -> Key {
+        Key { kind: "/configmaps".to_owned(), namespace: "default".to_owned(), name: name.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn the_history_is_bounded_and_says_what_it_forgot() {
+        let store = Store::memory();
+        let value = json!({"metadata": {}});
+        let mut object = store.put(key("a"), value.clone(), Expect::Absent).await.expect("stored");
+        let first = object.revision;
+        for _ in 0..HISTORY {
+            object = store.put(key("a"), value.clone(), Expect::Revision(object.revision)).await.expect("stored");
+        }
+        assert!(matches!(store.changes_after(first - 1, 1), Err(StoreError::Compacted(_))));
+        assert_eq!(store.changes_after(first, usize::MAX).expect("changes").len(), HISTORY);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_late_changes_nothing() {
+        let store = Store::memory();
+        let old = store.put(key("a"), json!({"metadata": {}, "n": 1}), Expect::Absent).await.expect("stored");
+        store.put(key("a"), json!({"metadata": {}, "n": 2}), Expect::Revision(old.revision)).await.expect("stored");
+        let late = store.put(key("a"), json!({"metadata": {}, "n": 3}), Expect::Revision(old.revision)).await;
+        assert!(matches!(late, Err(StoreError::Changed)));
+        assert_eq!(store.get(&key("a")).expect("kept").value["n"], 2);
+    }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::crd;
 use super::error::{Answer, Failure};
-use super::object::{self, keep, map_at, metadata, set_default, text};
+use super::object::{self, keep, map_at, metadata};
 use super::resource::{Registry, Resource};
 use super::server::Call;
 
@@ -204,11 +204,4 @@ fn differs(resource: &Resource, new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
     let fields = new.keys().chain(old.keys());
     fields.filter(|f| counts(f)).any(|field| new.get(field) != old.get(field))
-}
-
-/// `default` in pods' and other specs that have none.
-pub(crate) fn default_text(map: &mut Map<String, Value>, field: &str, value: &str) {
-    if text(map.get(field).unwrap_or(&Value::Null), "").is_empty() {
-        set_default(map, field, value);
-    }
 }

@@ -3,17 +3,48 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::delete::DeleteOptions;
 use super::error::{Answer, Failure};
-use super::object::{map_at, text};
+use super::object::{integer, map_at, text};
+use super::selector::label_selector_matches;
 use super::write::{Write, read_value};
 
 impl Write<'_> {
     pub(crate) async fn create_subresource(&mut self, body: &[u8]) -> Answer<(StatusCode, Value)> {
         match (self.call.resource.plural.as_str(), self.call.place.subresource.as_str()) {
             ("pods", "binding") => self.bind(body).await,
+            ("pods", "eviction") => self.evict(body).await,
             ("serviceaccounts", "token") => self.request_token(body),
             _ => Err(Failure::method_not_allowed()),
         }
+    }
+
+    /// Deletes a pod, unless a disruption budget forbids it now.
+    async fn evict(&mut self, body: &[u8]) -> Answer<(StatusCode, Value)> {
+        let eviction = read_value(&self.call.headers, body)?;
+        let pod = self.server.find(self.call)?;
+        let (budgets, _) = self.server.store.list("policy/poddisruptionbudgets", Some(&self.call.place.namespace));
+        let covers = |budget: &Value| {
+            label_selector_matches(&budget["spec"]["selector"], &pod.value["metadata"]["labels"])
+                && integer(budget, "/status/disruptionsAllowed").unwrap_or_default() <= 0
+        };
+        if let Some(budget) = budgets.iter().find(|b| covers(&b.value)) {
+            let mut failure = Failure::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TooManyRequests",
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+            );
+            let message = format!("The disruption budget {} allows no disruption now", budget.key.name);
+            failure.details = json!({"causes": [{"reason": "DisruptionBudget", "message": message}]});
+            return Err(failure);
+        }
+        let name = self.call.place.name.clone();
+        let options = DeleteOptions::of(self.call, &eviction["deleteOptions"])?;
+        self.delete_one(&name, &options).await?;
+        Ok((
+            StatusCode::CREATED,
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        ))
     }
 
     /// Gives a pod its node.

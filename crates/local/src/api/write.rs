@@ -6,14 +6,16 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
+use super::admission::{self, Review};
 use super::error::{Answer, Failure};
+use super::managed::{self, Who};
 use super::object::{self, metadata, text};
 use super::rbac::check_escalation;
 use super::resource::{SchemaSource, split_api_version};
 use super::schema::{self, Schema};
 use super::server::{Call, Server};
 use super::store::{Expect, Object, StoreError};
-use super::{CRDS, allocate, custom_validation, defaults, patch, strategy, validate, view};
+use super::{CRDS, allocate, custom_validation, defaults, patch, protobuf, strategy, validate, view};
 
 /// How often a write is tried again when others write the same object.
 const ATTEMPTS: usize = 8;
@@ -36,6 +38,8 @@ pub(crate) struct Write<'a> {
     /// What kubectl prints as warnings.
     pub warnings: Vec<String>,
     validation: FieldValidation,
+    /// Whether this is a server-side apply, which says itself who manages what.
+    applies: bool,
 }
 
 pub(crate) fn store_failure(error: &StoreError, call: &Call, name: &str) -> Failure {
@@ -68,7 +72,7 @@ impl<'a> Write<'a> {
             }
         };
         let warnings = super::read::deprecation(call);
-        Ok(Write { server, call, dry_run: call.query.dry_run()?, manager, warnings, validation })
+        Ok(Write { server, call, dry_run: call.query.dry_run()?, manager, warnings, validation, applies: false })
     }
 
     pub(crate) async fn create(&mut self, body: &[u8]) -> Answer<(StatusCode, Value)> {
@@ -109,8 +113,13 @@ impl<'a> Write<'a> {
         if call.resource.is("batch", "jobs") {
             defaults::job_selector(&mut value);
         }
+        let mut value = admission::mutate(self, "CREATE", value, None).await?;
         let _allocations = self.allocate(&mut value, None).await?;
         self.check(&value, None)?;
+        admission::validate(self, &Review { operation: "CREATE", object: Some(&value), old: None }).await?;
+        if !self.applies {
+            self.record(None, &mut value);
+        }
         if self.dry_run {
             return match self.server.store.get(&call.key_of(&name)) {
                 Some(_) => Err(Failure::already_exists(&call.resource, &name)),
@@ -171,6 +180,45 @@ impl<'a> Write<'a> {
         check_escalation(self.server, &self.call.user, resource, value)
     }
 
+    fn who(&self) -> Who {
+        Who {
+            manager: self.manager.clone(),
+            operation: if self.applies { "Apply" } else { "Update" },
+            api_version: self.call.resource.api_version(),
+            subresource: self.call.place.subresource.clone(),
+        }
+    }
+
+    /// Notes who changed which fields.
+    fn record(&self, old: Option<&Value>, new: &mut Value) {
+        let resource = &self.call.resource;
+        managed::record_update(Schema::of(resource), old, new, &self.who(), resource.has("status"));
+    }
+
+    /// Server-side apply: creates the object or lays the configuration over it.
+    async fn apply(&mut self, config: &Value) -> Answer<(StatusCode, Value)> {
+        if self.call.query.get("fieldManager").is_empty() {
+            return Err(Failure::bad_request("fieldManager: Required value: is required for apply patch"));
+        }
+        if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+            return Err(Failure::bad_request("metadata.managedFields must be nil"));
+        }
+        let mut config = config.clone();
+        metadata(&mut config).insert("name".to_owned(), json!(self.call.place.name));
+        let config = self.typed(config)?;
+        self.applies = true;
+        let (resource, who, force) = (self.call.resource.clone(), self.who(), self.call.query.flag("force"));
+        let lay =
+            |live: &Value| managed::apply(Schema::of(&resource), live, &config, &who, force, resource.has("status"));
+        let exists = self.server.store.get(&self.call.key()).is_some();
+        if !exists && self.call.place.subresource.is_empty() {
+            let created = self.create_value(lay(&json!({}))?).await?;
+            return Ok((StatusCode::CREATED, created));
+        }
+        let changed = self.change(true, |_, live| lay(live)).await?;
+        Ok((StatusCode::OK, changed))
+    }
+
     /// Nothing is created in a namespace that is absent or going away.
     fn check_namespace(&self) -> Answer<()> {
         let name = &self.call.place.namespace;
@@ -216,6 +264,9 @@ impl<'a> Write<'a> {
     pub(crate) async fn patch(&mut self, body: &[u8]) -> Answer<(StatusCode, Value)> {
         self.check_named()?;
         let patch = patch::Patch::read(&self.call.headers, body)?;
+        if let (patch::Patch::Apply(config), "" | "status") = (&patch, self.call.place.subresource.as_str()) {
+            return self.apply(config).await;
+        }
         if self.call.place.subresource == "scale" {
             return self.patch_scale(&patch).await;
         }
@@ -267,8 +318,13 @@ impl<'a> Write<'a> {
         if new == *old_value {
             return Ok(Some(new));
         }
+        let mut new = admission::mutate(self, "UPDATE", new, Some(old_value)).await?;
         let _allocations = self.allocate(&mut new, Some(old_value)).await?;
         self.check(&new, Some(old_value))?;
+        admission::validate(self, &Review { operation: "UPDATE", object: Some(&new), old: Some(old_value) }).await?;
+        if !self.applies {
+            self.record(Some(old_value), &mut new);
+        }
         if self.dry_run {
             return Ok(Some(new));
         }
@@ -319,7 +375,12 @@ impl<'a> Write<'a> {
 
     /// The body as an object of the call's type.
     pub(crate) fn read(&mut self, body: &[u8]) -> Answer<Value> {
-        let mut value = read_value(&self.call.headers, body)?;
+        let value = read_value(&self.call.headers, body)?;
+        self.typed(value)
+    }
+
+    /// The value as an object of the call's type.
+    fn typed(&mut self, mut value: Value) -> Answer<Value> {
         let resource = &self.call.resource;
         let expected = (resource.api_version(), resource.kind.clone());
         let (sent_version, sent_kind) = (text(&value, "/apiVersion").to_owned(), text(&value, "/kind").to_owned());
@@ -396,7 +457,11 @@ pub(crate) fn read_value(headers: &http::HeaderMap, body: &[u8]) -> Answer<Value
             Failure::bad_request(format!("the object provided is unrecognized (must be of type json): {e}"))
         })?,
         "application/yaml" | "application/x-yaml" | "text/yaml" => parse_yaml(body)?,
-        other => return Err(Failure::unsupported_media(other, "application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body).map_err(Failure::bad_request)?,
+        other => {
+            let wanted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+            return Err(Failure::unsupported_media(other, wanted));
+        }
     };
     if !value.is_object() {
         return Err(Failure::bad_request("the body must be an object"));

@@ -103,24 +103,6 @@ async fn a_watch_sees_objects_come_change_and_go_as_its_selector_says() {
 }
 
 #[tokio::test]
-async fn a_watch_from_a_forgotten_revision_is_told_to_list_again() {
-    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client().await, "default");
-    maps.create(&PostParams::default(), &config_map("a", json!({}))).await.expect("created");
-    for n in 0..4200 {
-        let patch = Patch::Merge(json!({"data": {"n": n.to_string()}}));
-        maps.patch("a", &PatchParams::default(), &patch).await.expect("patched");
-    }
-    let error = match maps.watch(&WatchParams::default(), "3").await {
-        Err(error) => status(&error).0,
-        Ok(stream) => match stream.boxed().try_next().await.expect("an event").expect("one event") {
-            WatchEvent::Error(e) => e.code,
-            other => panic!("{other:?}"),
-        },
-    };
-    assert_eq!(error, 410);
-}
-
-#[tokio::test]
 async fn an_object_with_a_finalizer_stays_until_the_finalizer_goes() {
     let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client().await, "default");
     let held: ConfigMap = typed(json!({"metadata": {"name": "a", "finalizers": ["example.com/hold"]}}));

@@ -1,4 +1,6 @@
 //! The crate from outside: one module per area.
 
 mod api;
+mod api_custom;
+mod kubectl;
 mod kubelet;

@@ -155,8 +155,8 @@ fn control(kind: u16, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Accepts a stream, with no headers. The block is a stored (uncompressed) one; the compressed stream's own head stands
-/// before the first block only.
+/// Accepts a stream, with no headers. The header block is a stored (uncompressed) one and an empty one, which tells the
+/// reader that nothing more comes for now; the compressed stream's own head stands before the first block only.
 pub(super) fn reply(stream: u32, first: bool) -> Bytes {
     let mut payload = BytesMut::new();
     payload.put_u32(stream);
@@ -169,6 +169,7 @@ pub(super) fn reply(stream: u32, first: bool) -> Bytes {
     payload.put_u16_le(length);
     payload.put_u16_le(!length);
     payload.put_slice(&block);
+    payload.put_slice(&[0, 0, 0, 0xff, 0xff]);
     control(SYN_REPLY, &payload)
 }
 
@@ -239,6 +240,18 @@ mod tests {
         );
         let frame = reader.read(&mut from).await.expect("a frame");
         assert_eq!(frame, Frame::Data { stream: 3, data: Bytes::from_static(b"hello"), fin: true });
+    }
+
+    #[test]
+    fn replies_are_one_compressed_text_of_empty_header_blocks() {
+        let mut inflate = Decompress::new(true);
+        for (stream, first) in [(1, true), (3, false)] {
+            let mut out = Vec::with_capacity(64);
+            inflate
+                .decompress_vec(&reply(stream, first)[12..], &mut out, FlushDecompress::Sync)
+                .expect("compressed text");
+            assert_eq!(out, [0, 0, 0, 0]);
+        }
     }
 
     #[tokio::test]
