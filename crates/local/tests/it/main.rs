@@ -1,6 +1,7 @@
 //! The crate from outside: one module per area.
 
 mod api;
+mod api_calls;
 mod api_custom;
 mod kubectl;
 mod kubelet;
