@@ -5,6 +5,7 @@
 
 mod database;
 mod dial;
+mod load;
 mod shopper;
 mod store;
 mod warehouse;
@@ -26,6 +27,8 @@ pub enum Program {
     Bookwarehouse(Warehouse),
     /// Stores what it is told, over TCP; the server speaks first
     Bookdatabase(Listen),
+    /// Sends requests and counts what came of them
+    Load(Load),
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +65,21 @@ pub struct Warehouse {
 }
 
 #[derive(Debug, Args)]
+pub struct Load {
+    /// How many requests at most
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    requests: u64,
+    /// For how long at most
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Over how many connections
+    #[arg(long, default_value_t = 8)]
+    connections: u32,
+    /// What is asked for, with GET
+    url: String,
+}
+
+#[derive(Debug, Args)]
 pub struct Listen {
     /// The address to listen on
     #[arg(long, default_value = "0.0.0.0:14001")]
@@ -76,5 +94,6 @@ pub async fn run(program: Program) -> anyhow::Result<()> {
         Program::Bookstore(args) => store::run(args).await,
         Program::Bookwarehouse(args) => warehouse::run(args).await,
         Program::Bookdatabase(args) => database::run(args).await,
+        Program::Load(args) => load::run(args).await,
     }
 }
