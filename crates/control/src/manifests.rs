@@ -115,11 +115,13 @@ fn deployment(executable: &str) -> Value {
     let port = |name: &str, port: u16| json!({ "name": name, "containerPort": port });
     let probe = |path: &str, period: u32| json!({ "httpGet": { "path": path, "port": HEALTH_PORT }, "periodSeconds": period, "failureThreshold": 3 });
     let pod_name = json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } });
+    let pod_ip = json!({ "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } });
     let container = json!({
         "name": "control",
         "image": "heddle",
-        "command": [executable, "control"],
-        "env": [pod_name],
+        // Its own address alone: on the node's network others listen at the same ports of other addresses.
+        "command": [executable, "control", "--listen=$(POD_IP)"],
+        "env": [pod_name, pod_ip],
         "ports": [port("xds", XDS_PORT), port("webhook", WEBHOOK_PORT), port("health", HEALTH_PORT)],
         "readinessProbe": probe("/ready", 1),
         "livenessProbe": probe("/live", 10),
