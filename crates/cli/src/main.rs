@@ -1,1 +1,136 @@
-fn main() {}
+//! `heddle`: a service mesh whose interface is SMI. One file a subcommand; see ARCHITECTURE.md for the map.
+
+mod apply;
+mod check;
+mod down;
+mod exec;
+mod live;
+mod logs;
+mod manifests;
+mod mesh;
+mod node;
+mod output;
+mod overview;
+mod ready;
+mod state;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A service mesh whose interface is SMI
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    /// What is logged: a level (error, warn, info, debug, trace) or directives such as `warn,heddle_proxy=debug`
+    #[arg(long, global = true, env = "HEDDLE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How it is logged
+    #[arg(long, global = true, env = "HEDDLE_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run manifests on this machine: a Kubernetes API, every workload, and the mesh
+    Up(up::Args),
+    /// Stop what `up` started
+    Down(down::Args),
+    /// Show the mesh: workloads, modes, proxies, problems
+    Status(status::Args),
+    /// Run a command as a workload: on its network, with its identity
+    Exec(exec::Args),
+    /// Print the logs of a workload
+    Logs(logs::Args),
+    /// Parse, validate and compile manifests; nothing needs to be running
+    Check(check::Args),
+    /// Run one proxy
+    Proxy(Box<heddle_proxy::Args>),
+    /// Run the control plane
+    Control(Box<heddle_control::Args>),
+    /// Run the node of `up`
+    #[command(hide = true)]
+    Node(node::Args),
+    /// Run a program of the bookstore example
+    #[command(hide = true)]
+    Demo {
+        #[command(subcommand)]
+        program: heddle_demo::Program,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.log.as_deref(), cli.log_format, cli.command.is_service());
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole program, as one choice. Services build runtimes of their own shape; the other commands share this one.
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    match command {
+        Command::Check(args) => check::run(&args),
+        Command::Proxy(args) => done(heddle_proxy::run(*args)),
+        Command::Node(args) => node::run(&args),
+        Command::Down(args) => done(down::run(&args)),
+        Command::Control(args) => done(runtime()?.block_on(async { heddle_control::run(*args, stop_signal()?).await })),
+        Command::Demo { program } => done(runtime()?.block_on(heddle_demo::run(program))),
+        Command::Up(args) => runtime()?.block_on(up::run(args)),
+        Command::Status(args) => done(runtime()?.block_on(status::run(args))),
+        Command::Exec(args) => runtime()?.block_on(exec::run(args)),
+        Command::Logs(args) => done(runtime()?.block_on(logs::run(args))),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// Done when the process is asked to end. Must be called in a runtime.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+impl Command {
+    /// Whether it runs until it is stopped, so that its log is what there is to see of it.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Proxy(_) | Self::Control(_) | Self::Node(_) | Self::Demo { .. })
+    }
+}
+
+fn start_logging(filter: Option<&str>, format: LogFormat, is_service: bool) {
+    let filter = filter.unwrap_or(if is_service { "info" } else { "warn" });
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,212 @@
+//! `heddle check`: parses, validates and compiles manifests, and says what is wrong with them, and where.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use heddle_compile::{Problem, ResourceSet, Severity};
+use heddle_smi::manifest::{Document, Place, SyntaxError};
+use serde::Serialize;
+
+use crate::apply;
+use crate::manifests::{self, Manifest};
+use crate::output::{self, Format, count};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exits with 1 when there is an error, and with 0 otherwise.\n\nExample:\n  heddle check examples/bookstore"
+)]
+pub(crate) struct Args {
+    /// Files, or directories of .yaml, .yml and .json files
+    #[arg(required = true, value_name = "DIR")]
+    paths: Vec<PathBuf>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Something to say about a place in a file.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Finding {
+    pub(crate) severity: &'static str,
+    pub(crate) file: String,
+    /// From 1, as is the column.
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+    /// Such as `TrafficSplit bookstore/bookstore`; absent where no object could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resource: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) field: String,
+    /// A stable code.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+    #[serde(skip)]
+    bytes: Range<usize>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let manifests = manifests::load(&args.paths)?;
+    let findings = check(&manifests);
+    match args.output {
+        Format::Json => output::json(&findings)?,
+        Format::Text => print!("{}", report(&manifests, &findings)),
+    }
+    Ok(if has_errors(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn has_errors(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == "error")
+}
+
+/// All that is to be said about the manifests, by file and line.
+pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
+    let mut set = ResourceSet::default();
+    let mut index = HashMap::new();
+    let mut findings = Vec::new();
+    for manifest in manifests {
+        findings.extend(manifest.errors.iter().map(|error| Finding::syntax(&manifest.path, error)));
+        for document in &manifest.documents {
+            if let Some(problem) = unnamed(&document.value) {
+                findings.push(Finding::of_document(manifest, document, problem));
+                continue;
+            }
+            set.insert(&document.value, manifest.place(document).into());
+            if let Some((first, earlier)) = index.insert(key(&document.value), (manifest, document)) {
+                let message =
+                    format!("this object stands at {} too; here it replaces that one", Manifest::place(first, earlier));
+                findings.push(Finding::of_document(manifest, document, ("Duplicate", message)));
+            }
+        }
+    }
+    let problems = heddle_compile::compile(&set).problems;
+    findings.extend(problems.into_iter().filter_map(|problem| {
+        let origin = &problem.origin;
+        let key = (origin.kind.to_string(), origin.namespace.to_string(), origin.name.to_string());
+        let (manifest, document) = index.get(&key)?;
+        Some(Finding::problem(manifest, document, problem))
+    }));
+    findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    findings
+}
+
+/// Kind, namespace and name.
+type Key = (String, String, String);
+
+fn key(object: &serde_json::Value) -> Key {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let namespace = match kind {
+        "Namespace" | "MeshConfig" => "",
+        _ => object["metadata"]["namespace"].as_str().unwrap_or("default"),
+    };
+    (kind.to_owned(), namespace.to_owned(), object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What an object lacks to be one.
+fn unnamed(object: &serde_json::Value) -> Option<(&'static str, String)> {
+    let lacks = |pointer: &str| {
+        !object.pointer(pointer).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()))
+    };
+    ["/apiVersion", "/kind", "/metadata/name"]
+        .into_iter()
+        .find(|pointer| lacks(pointer))
+        .map(|pointer| ("Invalid", format!("the object has no `{}`", pointer[1..].replace('/', "."))))
+}
+
+/// The findings as people read them, and their number.
+pub(crate) fn report(manifests: &[Manifest], findings: &[Finding]) -> String {
+    let texts: HashMap<String, &str> =
+        manifests.iter().map(|manifest| (manifest.path.display().to_string(), manifest.text.as_str())).collect();
+    let renderer =
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) { Renderer::styled() } else { Renderer::plain() };
+    let mut text = String::new();
+    for finding in findings {
+        let source = texts.get(&finding.file).copied().unwrap_or_default();
+        text.push_str(&renderer.render(&finding.groups(source)));
+        text.push_str("\n\n");
+    }
+    let number = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let objects: usize = manifests.iter().map(|manifest| manifest.documents.len()).sum();
+    text.push_str(&format!(
+        "{} in {}: {}, {}\n",
+        count(objects, "object"),
+        count(manifests.len(), "file"),
+        count(number("error"), "error"),
+        count(number("warning"), "warning"),
+    ));
+    text
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn syntax(path: &Path, error: &SyntaxError) -> Self {
+        Self { hint: error.hint.clone(), ..Self::new("error", "Syntax", path, &error.place, error.message.clone()) }
+    }
+
+    fn of_document(manifest: &Manifest, document: &Document, (reason, message): (&'static str, String)) -> Self {
+        let severity = if reason == "Duplicate" { "warning" } else { "error" };
+        Self {
+            resource: Some(apply::describe(&document.value)),
+            ..Self::new(severity, reason, &manifest.path, &document.start, message)
+        }
+    }
+
+    fn problem(manifest: &Manifest, document: &Document, problem: Problem) -> Self {
+        let severity = match problem.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        let place = document.place(&problem.origin.field);
+        Self {
+            resource: Some(apply::describe(&document.value)),
+            field: problem.origin.field.to_string(),
+            hint: problem.hint,
+            ..Self::new(severity, problem.reason.code(), &manifest.path, place, problem.message)
+        }
+    }
+
+    fn new(severity: &'static str, reason: &'static str, path: &Path, place: &Place, message: String) -> Self {
+        Self {
+            severity,
+            file: path.display().to_string(),
+            line: place.line,
+            column: place.column,
+            resource: None,
+            field: String::new(),
+            reason,
+            message,
+            hint: None,
+            bytes: place.bytes.clone(),
+        }
+    }
+
+    /// The finding for the renderer: the message, the place in the text, and the hint.
+    fn groups<'a>(&'a self, source: &'a str) -> Vec<Group<'a>> {
+        let level = match self.severity {
+            "error" => Level::ERROR,
+            "warning" => Level::WARNING,
+            _ => Level::NOTE,
+        };
+        let what = match (&self.resource, self.field.is_empty()) {
+            (Some(resource), false) => format!("{resource}, {}", self.field),
+            (Some(resource), true) => resource.clone(),
+            (None, _) => String::new(),
+        };
+        let mut annotation = AnnotationKind::Primary.span(self.bytes.clone());
+        if !what.is_empty() {
+            annotation = annotation.label(what);
+        }
+        let snippet = Snippet::source(source).path(&self.file).annotation(annotation);
+        let mut groups = vec![level.primary_title(&self.message).id(self.reason).element(snippet)];
+        if let Some(hint) = &self.hint {
+            groups.push(Group::with_title(Level::HELP.secondary_title(hint)));
+        }
+        groups
+    }
+}
