@@ -127,8 +127,12 @@ impl Command {
 }
 
 fn start_logging(filter: Option<&str>, format: LogFormat, is_service: bool) {
-    let filter = filter.unwrap_or(if is_service { "info" } else { "warn" });
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    // The Kubernetes client logs every failed call as an error, also those that its callers expect.
+    let filter = filter.unwrap_or(if is_service { "info,kube_client=off" } else { "warn,kube_client=off" });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
