@@ -124,6 +124,13 @@ fn add_paths(paths: &mut Map<String, Value>, resource: &Resource) {
     paths.insert(object, on_object);
 }
 
+const PATCHES: [&str; 4] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+
 fn operation(resource: &Resource, action: &str, verb: &str, writes: bool) -> Value {
     let query =
         |name: &str, kind: &str| json!({"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": true}});
@@ -147,12 +154,9 @@ fn operation(resource: &Resource, action: &str, verb: &str, writes: bool) -> Val
     });
     if writes {
         let kinds: &[&str] = match action {
-            "patch" => &[
-                "application/apply-patch+yaml",
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-            ],
+            // kubectl patches in the first way it knows of these: custom kinds have no strategic merge.
+            "patch" if resource.custom().is_some() => &PATCHES[..3],
+            "patch" => &PATCHES,
             _ => &["application/json"],
         };
         let schema = json!({"schema": {"$ref": format!("{REFERENCE}{name}")}});
