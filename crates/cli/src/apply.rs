@@ -10,13 +10,30 @@ use serde_json::Value;
 /// Who the API records as the owner of the fields.
 const FIELD_MANAGER: &str = "heddle-up";
 
+/// What `kubectl apply` compares with, so that it can go on where this left off.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Applies one object, server-side.
 pub(crate) async fn apply(client: &Client, object: &Value) -> anyhow::Result<()> {
     let api = api_for(client, object).await?;
-    let name = name(object);
+    let mut applied = object.clone();
+    if let Some(metadata) = applied["metadata"].as_object_mut() {
+        let annotations = metadata.entry("annotations").or_insert(Value::Null);
+        if annotations.is_null() || annotations.is_object() {
+            annotations[LAST_APPLIED] = object.to_string().into();
+        }
+    }
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(name, &params, &Patch::Apply(object)).await.with_context(|| describe(object))?;
+    api.patch(name(object), &params, &Patch::Apply(&applied)).await.map_err(|error| explain(error, object))?;
     Ok(())
+}
+
+/// The API's own words, which name the field and the reason, after the object they are about.
+fn explain(error: kube::Error, object: &Value) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow::anyhow!("{}: {}", describe(object), status.message),
+        error => anyhow::Error::new(error).context(describe(object)),
+    }
 }
 
 /// Deletes one object; that it is gone already is as good.
