@@ -108,12 +108,10 @@ fn key(object: &serde_json::Value) -> Key {
 
 /// What an object lacks to be one.
 fn unnamed(object: &serde_json::Value) -> Option<(&'static str, String)> {
-    let lacks = |pointer: &str| {
-        !object.pointer(pointer).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()))
-    };
+    let text = |pointer: &str| object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();
     ["/apiVersion", "/kind", "/metadata/name"]
         .into_iter()
-        .find(|pointer| lacks(pointer))
+        .find(|pointer| text(pointer).is_empty())
         .map(|pointer| ("Invalid", format!("the object has no `{}`", pointer[1..].replace('/', "."))))
 }
 
