@@ -16,6 +16,7 @@ struct Served {
     dir: tempfile::TempDir,
     task: tokio::task::JoinHandle<()>,
     kubectl: PathBuf,
+    client: kube::Client,
 }
 
 impl Drop for Served {
@@ -48,8 +49,9 @@ async fn serve(kubectl: &Path) -> Served {
     let address = listener.local_addr().expect("an address");
     api.write_kubeconfig(address, &dir.path().join("kubeconfig")).expect("a kubeconfig");
     api.set_node(std::sync::Arc::new(EchoNode));
+    let client = api.client();
     let task = tokio::spawn(async move { api.serve(listener, None).await.expect("serves") });
-    Served { dir, task, kubectl: kubectl.to_owned() }
+    Served { dir, task, kubectl: kubectl.to_owned(), client }
 }
 
 impl Served {
@@ -227,6 +229,10 @@ async fn pods_are_logged_and_entered_and_their_ports_forwarded() {
         let output = api.run(&["exec", "alone", "-n", "shop", "--", "sh", "-c", "echo err >&2; exit 7"], "").await;
         assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stderr).contains("err"));
+        // kubectl forwards ports of running pods only, and no kubelet says here that this one runs.
+        let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(api.client.clone(), "shop");
+        let running = kube::api::Patch::Merge(serde_json::json!({"status": {"phase": "Running"}}));
+        pods.patch_status("alone", &kube::api::PatchParams::default(), &running).await.expect("patched");
         forward(&api).await;
     }
 }
