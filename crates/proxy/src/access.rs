@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
-use heddle_policy::{Decision, Denied, Reason, Verdict};
+use heddle_policy::{Decision, Denied, Headers, Reason, Verdict};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -22,17 +22,19 @@ pub(crate) enum Admission {
 
 /// Judges a request by the present configuration; `None` when its path cannot be judged.
 pub(crate) fn check_request(to: &Inbound, request: &Request<'_, '_>) -> Option<Admission> {
+    request.judge(|judged| check(to, judged))
+}
+
+/// Judges a request, as rules see it, by the present configuration.
+pub(crate) fn check<H: Headers + ?Sized>(to: &Inbound, judged: &heddle_policy::Request<'_, H>) -> Admission {
     let view = to.worker.view();
     if view.snapshot.config.settings.is_none() {
-        return Some(Admission::Denied(Reason::Overloaded));
+        return Admission::Denied(Reason::Overloaded);
     }
     let inbound = &view.snapshot.config.inbound;
-    request.judge(|judged| {
-        let decision = inbound.decide_request(&to.client.peer, to.port, judged);
-        let is_probe =
-            || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
-        admit(to, &decision, is_probe, || format!("{} {}", judged.method, judged.path))
-    })
+    let decision = inbound.decide_request(&to.client.peer, to.port, judged);
+    let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
+    admit(to, &decision, is_probe, || format!("{} {}", judged.method, judged.path))
 }
 
 /// Judges a connection that is not looked into. [`Reason::NotHttp`] means that its requests may be allowed: it is not
@@ -89,6 +91,20 @@ pub(crate) fn still_allows_head(inbound: &heddle_policy::Inbound, to: &Inbound, 
         request.judge(|judged| inbound.decide_request(&to.client.peer, to.port, judged).admitted)
     };
     parse_head(head, judge).flatten().unwrap_or(false)
+}
+
+/// Why a request under way would not be admitted by `inbound`, if it would not.
+pub(crate) fn objection<H: Headers + ?Sized>(
+    inbound: &heddle_policy::Inbound,
+    to: &Inbound,
+    judged: &heddle_policy::Request<'_, H>,
+) -> Option<Reason> {
+    let decision = inbound.decide_request(&to.client.peer, to.port, judged);
+    let is_probe = to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
+    match decision.verdict {
+        Verdict::Denied(denied) if !decision.admitted && !is_probe => Some(denied.reason),
+        _ => None,
+    }
 }
 
 /// Runs `moving` to its end, or until a configuration comes by which `check` fails: then `None`.

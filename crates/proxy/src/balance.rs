@@ -9,6 +9,7 @@ use std::time::Duration;
 use heddle_policy::{Endpoint, ServiceName};
 use tokio::time::Instant;
 
+use crate::http2::Server;
 use crate::limits;
 use crate::meter::Counters;
 use crate::peers::Peer;
@@ -29,6 +30,8 @@ pub(crate) struct Member {
     pub(crate) health: Rc<Health>,
     /// How to reach it; absent for an endpoint without proxy, which is reached in plaintext.
     pub(crate) peer: Option<Rc<Peer>>,
+    /// How to reach it with HTTP/2. Resolved at the first request.
+    pub(crate) http2: OnceCell<Rc<Server>>,
     /// Resolved at the first request.
     pub(crate) counters: OnceCell<Arc<Counters>>,
 }

@@ -19,10 +19,11 @@ use crate::access::{self, Admission};
 use crate::detect::{Detected, detect};
 use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
+use crate::http2;
 use crate::io::{Conn, Transport, Upstream};
 use crate::limits;
 use crate::meter::Counters;
-use crate::mux::{Driver, Kind, Open, ResetCode, Stream};
+use crate::mux::{self, Driver, Kind, Open, ResetCode, Stream};
 use crate::relay::{Copied, relay};
 use crate::tasks::Activity;
 use crate::upstream::Lease;
@@ -53,16 +54,20 @@ pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAdd
         Err(_) => return debug!(%from, "a TLS handshake took too long"),
     };
     let session = stream.get_ref().1;
-    if session.alpn_protocol() != Some(crate::mux::ALPN) {
-        return debug!(%from, "a client with a certificate speaks another protocol than a proxy's");
-    }
     let chain = session.peer_certificates().unwrap_or_default();
     let (peer, expires_at) = match (heddle_identity::peer_of(chain), heddle_identity::expiry_of(chain)) {
         (Ok(peer), Ok(expires_at)) => (peer, expires_at),
         (Err(error), _) => return debug!(%from, %error, "a client's certificate proves no identity"),
         (_, Err(error)) => return debug!(%from, %error, "a client's certificate cannot be read"),
     };
+    let is_http2 = session.alpn_protocol() == Some(http2::ALPN);
+    if !is_http2 && session.alpn_protocol() != Some(mux::ALPN) {
+        return debug!(%from, "a client with a certificate speaks another protocol than a proxy's");
+    }
     let client = Client::new(worker, peer, None);
+    if is_http2 {
+        return http2::mesh(worker, stream, client, expires_at, activity).await;
+    }
     let accepting = worker.clone();
     let (session, driver) = Driver::server(stream, move |open, stream| {
         // What a certificate proved ends with it. Proxies replace their connections before.
@@ -133,7 +138,8 @@ impl Inbound {
             Protocol::Detect => limits::DETECT_TIMEOUT,
         };
         match (detect(&mut conn, wait).await, protocol) {
-            (Detected::Http2 | Detected::Other, Protocol::Detect) => self.tcp(conn, activity).await,
+            (Detected::Http2, _) => http2::serve_inbound(self, conn, activity).await,
+            (Detected::Other, Protocol::Detect) => self.tcp(conn, activity).await,
             // What is not HTTP where HTTP is declared is answered as such.
             _ => self.http1(conn, activity).await,
         }
@@ -160,7 +166,8 @@ impl Inbound {
             Admission::Denied(Reason::NotHttp) if self.client.plaintext_from.is_none() => {
                 match detect(&mut conn, limits::HEAD_TIMEOUT).await {
                     Detected::Http1 => self.http1(conn, activity).await,
-                    Detected::Http2 | Detected::Other => self.deny(conn, Reason::NotHttp),
+                    Detected::Http2 => http2::serve_inbound(self, conn, activity).await,
+                    Detected::Other => self.deny(conn, Reason::NotHttp),
                 }
             }
             Admission::Denied(reason) => self.deny(conn, reason),
@@ -194,7 +201,7 @@ impl Inbound {
         counters.connection(if over.is_none() { Outcome::Denied } else { Outcome::Success });
     }
 
-    fn application(&self) -> SocketAddr {
+    pub(crate) fn application(&self) -> SocketAddr {
         SocketAddr::new(self.worker.shared.options.pod_ip, self.port)
     }
 

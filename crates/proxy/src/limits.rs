@@ -54,6 +54,20 @@ pub const SESSION_AGE: Duration = Duration::from_secs(3600);
 /// Connections between proxies, per worker and peer.
 pub const SESSIONS: usize = 16;
 
+/// What one side may send on a stream of HTTP/2 before the proxy has passed it on, in bytes.
+pub const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for a connection. Streams that nobody reads hold up the others once they fill it, so it has room for many.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 64 * HTTP2_STREAM_WINDOW;
+/// Bytes of a stream of HTTP/2 that wait to be written to its connection.
+pub const HTTP2_SEND_BUFFER: usize = 128 * 1024;
+/// Requests of HTTP/2 that were reset before they were looked at, beyond which their connection is closed.
+pub const HTTP2_PENDING_RESETS: usize = 128;
+/// Streams of HTTP/2 reset for what their peer did wrong, beyond which their connection is closed.
+pub const HTTP2_ERRORS: usize = 256;
+/// Requests of HTTP/2 that wait for room on a full server's connections, per worker and server, and for how long.
+pub const HTTP2_WAITING: usize = 4096;
+pub const HTTP2_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a plain HTTP/1 connection to an application may lie idle before it is closed. Shorter than what common
 /// servers keep idle connections for, so that a request seldom meets a server that is just closing.
 pub const POOL_IDLE: Duration = Duration::from_secs(3);

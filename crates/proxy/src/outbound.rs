@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use heddle_policy::telemetry::{Edge, Outcome, Side};
 use heddle_policy::{Protocol, Reason, ServiceName};
@@ -19,8 +20,10 @@ use crate::balance::{Cluster, Load, Member};
 use crate::detect::{Detected, detect};
 use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
+use crate::http2;
 use crate::io::{Conn, Upstream};
 use crate::limits;
+use crate::meter::Counters;
 use crate::mux::{Kind, Open};
 use crate::relay::{Copied, relay};
 use crate::tasks::Activity;
@@ -49,6 +52,13 @@ pub(crate) enum Plan {
     Cluster(Rc<Cluster>),
     /// A server outside the mesh, reached in plaintext.
     Outside(Authority),
+}
+
+/// A way to a member of a cluster.
+pub(crate) struct Reached<W> {
+    pub(crate) way: W,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) load: Load,
 }
 
 /// A connection that was captured on its way out of the workload.
@@ -109,10 +119,12 @@ async fn connection(worker: &Rc<Worker>, mut conn: Conn<TcpStream>, destination:
     activity.idle();
     let detected = detect(&mut conn, wait).await;
     activity.busy();
-    if detected != Detected::Http1 && protocol == Protocol::Detect {
-        return tcp(worker, conn, &target).await;
+    match (detected, protocol) {
+        (Detected::Http2, _) => return http2::serve_outbound(worker, conn, destination, activity).await,
+        (Detected::Other, Protocol::Detect) => return tcp(worker, conn, &target).await,
+        // What is not HTTP where HTTP is declared is answered as such.
+        _ => {}
     }
-    // What is not HTTP where HTTP is declared is answered as such.
     let mut outbound = Outbound { worker: worker.clone(), destination: Goal::Fixed(destination), found: None };
     if let End::Upgraded(lease, _) = http1::serve(&mut conn, &mut outbound, activity).await {
         upgraded(conn, *lease).await;
@@ -161,19 +173,31 @@ async fn pass_outside(worker: &Worker, conn: Conn<TcpStream>, address: io::Resul
     counters.connection(Outcome::Success);
 }
 
-/// Connects to a member of the cluster: to others when it fails, as nothing has been sent.
-pub(crate) async fn connect(worker: &Rc<Worker>, cluster: &Rc<Cluster>, kind: Kind) -> Result<Lease, Reason> {
+/// Connects to a member of the cluster.
+async fn connect(worker: &Rc<Worker>, cluster: &Rc<Cluster>, kind: Kind) -> Result<Lease, Reason> {
+    let open = async |member: &Member| {
+        let (conn, is_pooled) = open(worker, member, kind).await?;
+        Ok((conn, is_pooled.then(|| (worker.pool.clone(), member.endpoint.address))))
+    };
+    let Reached { way: (conn, home), counters, load } = reach(worker, cluster, kind != Kind::Tcp, open).await?;
+    Ok(Lease { conn, counters, load: Some(load), home })
+}
+
+/// Finds a way to a member of the cluster by `open`: to others when it fails, as nothing has been sent.
+pub(crate) async fn reach<W>(
+    worker: &Worker,
+    cluster: &Cluster,
+    is_request: bool,
+    open: impl AsyncFn(&Member) -> Result<W, Reason>,
+) -> Result<Reached<W>, Reason> {
     let mut tried = Vec::new();
     let mut failed = None;
     while tried.len() < limits::ATTEMPTS.min(cluster.members.len()) {
         let Some(member) = cluster.pick(&worker.random, &tried) else { break };
         let load = Load::new(&member.health);
         let counters = || member.counters.get_or_init(|| worker.counters(edge(worker, cluster, member))).clone();
-        match open(worker, member, kind).await {
-            Ok((conn, is_pooled)) => {
-                let home = is_pooled.then(|| (worker.pool.clone(), member.endpoint.address));
-                return Ok(Lease { conn, counters: counters(), load: Some(load), home });
-            }
+        match open(member).await {
+            Ok(way) => return Ok(Reached { way, counters: counters(), load }),
             Err(reason) => {
                 load.failed();
                 tried.push(member.endpoint.address);
@@ -183,9 +207,10 @@ pub(crate) async fn connect(worker: &Rc<Worker>, cluster: &Rc<Cluster>, kind: Ki
     }
     let Some((reason, counters)) = failed else { return Err(Reason::NoEndpoint) };
     counters.reason(reason);
-    match kind {
-        Kind::Tcp => counters.connection(Outcome::Failure),
-        Kind::Http1 | Kind::Http2 => counters.request(Outcome::Failure),
+    if is_request {
+        counters.request(Outcome::Failure)
+    } else {
+        counters.connection(Outcome::Failure)
     }
     Err(reason)
 }
@@ -221,7 +246,7 @@ fn edge(worker: &Worker, cluster: &Cluster, member: &Member) -> Edge {
 }
 
 /// Counts what is refused before an endpoint is chosen.
-fn refuse(worker: &Worker, target: &Target, reason: Reason, is_request: bool) {
+pub(crate) fn refuse(worker: &Worker, target: &Target, reason: Reason, is_request: bool) {
     let service = match target {
         Target::Service(port) => Some(port.service().clone()),
         _ => None,

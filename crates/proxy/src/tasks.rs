@@ -20,10 +20,17 @@ use crate::{limits, mux};
 pub(crate) struct Tasks {
     running: RefCell<HashMap<u64, Running>>,
     next: Cell<u64>,
-    draining: Rc<Cell<bool>>,
+    draining: Rc<Draining>,
     sweeping: Cell<bool>,
     /// Told when the last task has ended.
     empty: Notify,
+}
+
+/// Whether the worker drains.
+#[derive(Default)]
+struct Draining {
+    begun: Cell<bool>,
+    told: Notify,
 }
 
 struct Running {
@@ -38,7 +45,7 @@ pub(crate) struct Activity {
     idle: Cell<bool>,
     /// Sweeps survived while idle.
     sweeps: Cell<u32>,
-    draining: Rc<Cell<bool>>,
+    draining: Rc<Draining>,
 }
 
 /// Takes the task's entry away when the task ends, in whatever way.
@@ -91,7 +98,8 @@ impl Tasks {
 
     /// Ends what is idle, asks the rest to end with its current exchange, and waits for it.
     pub(crate) async fn drain(&self) {
-        self.draining.set(true);
+        self.draining.begun.set(true);
+        self.draining.told.notify_waiters();
         for running in self.running.borrow().values() {
             match running.activity.session.get() {
                 Some(session) => session.go_away(),
@@ -114,7 +122,7 @@ impl Running {
 }
 
 impl Activity {
-    fn new(draining: Rc<Cell<bool>>) -> Self {
+    fn new(draining: Rc<Draining>) -> Self {
         Self { session: OnceCell::new(), idle: Cell::new(false), sweeps: Cell::new(0), draining }
     }
 
@@ -137,7 +145,15 @@ impl Activity {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.draining.begun.get()
+    }
+
+    /// Ready when the worker begins to drain.
+    pub(crate) async fn until_draining(&self) {
+        let told = self.draining.told.notified();
+        if !self.is_draining() {
+            told.await;
+        }
     }
 
     /// Whether it has been idle for longer than the limit. To be asked once in each interval of the sweep.

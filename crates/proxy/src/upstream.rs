@@ -37,6 +37,20 @@ pub(crate) struct Ended {
     pub(crate) downloaded: u64,
 }
 
+impl Ended {
+    pub(crate) fn count(&self, counters: &Counters) {
+        counters.bytes(self.uploaded, self.downloaded);
+        if let Some(reason) = self.reason {
+            counters.reason(reason);
+        }
+        let Some(outcome) = self.outcome else { return };
+        counters.request(outcome);
+        if outcome != Outcome::Denied {
+            counters.latency(self.latency);
+        }
+    }
+}
+
 impl Lease {
     /// Accounts for a request, and gives the connection back if it may carry another.
     pub(crate) fn finish(self, ended: &Ended, reusable: bool) {
@@ -47,16 +61,8 @@ impl Lease {
     }
 
     pub(crate) fn account(&self, ended: &Ended) {
-        self.counters.bytes(ended.uploaded, ended.downloaded);
-        if let Some(reason) = ended.reason {
-            self.counters.reason(reason);
-        }
-        let Some(outcome) = ended.outcome else { return };
-        self.counters.request(outcome);
-        if outcome != Outcome::Denied {
-            self.counters.latency(ended.latency);
-        }
-        if let Some(load) = &self.load {
+        ended.count(&self.counters);
+        if let (Some(load), Some(_)) = (&self.load, ended.outcome) {
             match ended.reason {
                 Some(Reason::UpstreamReset | Reason::UpstreamTimeout) => load.failed(),
                 _ => load.answered(ended.latency),

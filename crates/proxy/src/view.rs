@@ -173,6 +173,7 @@ fn member(worker: &Worker, endpoint: &Endpoint) -> Member {
         endpoint: endpoint.clone(),
         health: worker.health(endpoint),
         peer: worker.peer(endpoint),
+        http2: OnceCell::new(),
         counters: OnceCell::new(),
     }
 }

@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::balance::Health;
 use crate::dial::{self, Dialer};
+use crate::http2::{self, Server, Servers};
 use crate::io::Conn;
 use crate::meter::{Counters, Meter};
 use crate::options::{Entrance, Listen, Options};
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) random: Random,
     /// Connections to the application and to servers without a proxy.
     pub(crate) pool: Rc<Pool>,
+    /// Connections of HTTP/2: to other proxies, the application, and servers without a proxy.
+    pub(crate) http2: Servers,
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) dialer: Dialer,
     pub(crate) acceptor: TlsAcceptor,
@@ -83,10 +86,11 @@ impl Shared {
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let mut tls = heddle_identity::mutual_server(&shared.store);
-        tls.alpn_protocols = vec![mux::ALPN.to_vec()];
+        tls.alpn_protocols = vec![mux::ALPN.to_vec(), http2::ALPN.to_vec()];
         Rc::new(Self {
             random: Random::new(),
             pool: Rc::default(),
+            http2: Servers::default(),
             tasks: Rc::default(),
             dialer: Dialer { mark: shared.options.mark },
             acceptor: TlsAcceptor::from(Arc::new(tls)),
@@ -121,6 +125,8 @@ impl Worker {
         let peers = std::mem::take(&mut *self.peers.borrow_mut());
         let kept = peers.into_iter().filter(|((ip, identity), _)| known(SocketAddr::new(*ip, 0), Some(identity)));
         *self.peers.borrow_mut() = kept.collect();
+        let pod_ip = self.shared.options.pod_ip;
+        self.http2.retain(|address, identity| address.ip() == pod_ip || known(address, identity));
     }
 
     pub(crate) fn health(&self, endpoint: &Endpoint) -> Rc<Health> {
@@ -139,6 +145,11 @@ impl Worker {
             .entry((ip, identity.clone()))
             .or_insert_with(|| Peer::new(address, identity, &self.shared.store, self.dialer));
         Some(peer.clone())
+    }
+
+    /// The server of HTTP/2 that leads to an endpoint.
+    pub(crate) fn http2_server(&self, endpoint: &Endpoint) -> Rc<Server> {
+        self.http2.of(endpoint, self.shared.options.mesh_port, &self.shared.store, self.dialer)
     }
 
     /// The counters of an edge. Beyond the bound on edges, those of a side are counted together.

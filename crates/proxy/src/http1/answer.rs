@@ -20,6 +20,11 @@ pub(crate) fn write_answer(reason: Reason, close: bool, to_head: bool, out: &mut
     }
 }
 
+/// What a reason means to who reads the answer.
+pub(crate) fn sentence(reason: Reason) -> &'static str {
+    words(reason).1
+}
+
 /// The phrase of the status, and what the reason means to who reads the answer.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {

@@ -12,7 +12,8 @@ mod request;
 mod response;
 mod serve;
 
-pub(crate) use request::Request;
+pub(crate) use answer::sentence;
+pub(crate) use request::{Request, is_authority};
 pub(crate) use serve::{End, Handler, Refusal, serve};
 
 /// Parses a complete head and looks at it; `None` when it is not well-formed.

@@ -128,7 +128,8 @@ fn authority<'b>(fields: &Fields<'_, 'b>, version: u8) -> Result<&'b str, Invali
     if is_authority(host) { Ok(host) } else { Err(invalid) }
 }
 
-fn is_authority(text: &str) -> bool {
+/// Whether a text has only what a host and a port are made of.
+pub(crate) fn is_authority(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte))
 }
 

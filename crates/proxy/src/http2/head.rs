@@ -1,0 +1,162 @@
+//! A request's head.
+
+use std::borrow::Cow;
+
+use heddle_policy::{Headers, Reason, normalize_path};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
+use http::uri::{Authority, Scheme, Uri};
+use http::{Method, Request};
+
+use super::PORT;
+use crate::http1::is_authority;
+use crate::limits;
+
+/// A request's head, found unambiguous. `h2` has refused what HTTP/2 itself does not allow, such as headers of a
+/// connection.
+pub(super) struct Head {
+    request: Request<()>,
+    /// For a request between proxies, the port of the workload it is for.
+    pub(super) port: Option<u16>,
+}
+
+/// Headers as rules see them.
+pub(super) struct Fields<'a>(&'a HeaderMap);
+
+impl Head {
+    pub(super) fn new(mut request: Request<()>) -> Result<Self, Reason> {
+        if request.headers().len() > limits::HEADERS {
+            return Err(Reason::HeadTooLarge);
+        }
+        if request.method() == Method::CONNECT {
+            return Err(Reason::BadRequest);
+        }
+        let uri = absolute(&request).ok_or(Reason::BadRequest)?;
+        *request.uri_mut() = uri;
+        let port = take_port(request.headers_mut())?;
+        Ok(Self { request, port })
+    }
+
+    /// The request as rules see it, given to `judge`; `None` when its path cannot be judged.
+    pub(super) fn judge<R>(&self, judge: impl FnOnce(&heddle_policy::Request<'_, Fields<'_>>) -> R) -> Option<R> {
+        let uri = self.request.uri();
+        let path = normalize_path(uri.path_and_query().map_or("/", |path| path.as_str()))?;
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let headers = &Fields(self.request.headers());
+        Some(judge(&heddle_policy::Request { method: self.request.method().as_str(), path: &path, authority, headers }))
+    }
+
+    /// The request as the next hop receives it: another proxy is told the port.
+    pub(super) fn forward(&self, port: Option<u16>) -> Request<()> {
+        let mut request = self.request.clone();
+        if let Some(port) = port {
+            request.headers_mut().insert(PORT, HeaderValue::from(port));
+        }
+        request
+    }
+}
+
+/// The target with an authority: from `:authority`, or from `host` when there is none. Both must agree.
+fn absolute(request: &Request<()>) -> Option<Uri> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    let authority = request.uri().authority().map(Authority::as_str);
+    let (several, stated) = (hosts.next().is_some(), authority.map_or(host, |authority| Some(authority.as_bytes())));
+    let stated = std::str::from_utf8(stated?).ok()?;
+    let agrees = host.is_none_or(|host| host.eq_ignore_ascii_case(stated.as_bytes()));
+    if several || !agrees || stated.is_empty() || !is_authority(stated) {
+        return None;
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if parts.authority.is_none() {
+        parts.authority = Some(stated.parse().ok()?);
+        parts.scheme = Some(Scheme::HTTP);
+    }
+    Uri::from_parts(parts).ok()
+}
+
+fn take_port(headers: &mut HeaderMap) -> Result<Option<u16>, Reason> {
+    let mut values = headers.get_all(PORT).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return if headers.contains_key(PORT) { Err(Reason::BadRequest) } else { Ok(None) };
+    };
+    let port = value.to_str().ok().and_then(|port| port.parse().ok());
+    headers.remove(PORT);
+    port.map(Some).ok_or(Reason::BadRequest)
+}
+
+impl Headers for Fields<'_> {
+    fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let mut values = self.0.get_all(name).iter().map(HeaderValue::as_bytes);
+        let first = values.next()?;
+        // Cookies may arrive in pieces (RFC 9113, section 8.2.3).
+        let separator: &[u8] = if name.eq_ignore_ascii_case(COOKIE.as_str()) { b"; " } else { b"," };
+        Some(values.fold(Cow::Borrowed(first), |joined, value| Cow::Owned([&joined, separator, value].concat())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> Result<Head, Reason> {
+        let mut request = Request::builder().method("POST").uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Head::new(request.body(()).unwrap())
+    }
+
+    #[test]
+    fn the_authority_and_the_host_header_must_agree() {
+        let authority = |head: Head| head.judge(|judged| judged.authority.to_owned()).unwrap();
+        assert_eq!(head("http://shop/", &[]).map(authority), Ok("shop".to_owned()));
+        assert_eq!(head("http://shop/", &[("host", "SHOP")]).map(authority), Ok("shop".to_owned()));
+        assert_eq!(head("/", &[("host", "shop:80")]).map(authority), Ok("shop:80".to_owned()));
+        let refused: [(&str, &[(&str, &str)]); 5] = [
+            ("/", &[]),
+            ("http://shop/", &[("host", "bank")]),
+            ("http://shop/", &[("host", "shop"), ("host", "shop")]),
+            ("http://user@shop/", &[]),
+            ("/", &[("host", "shop/x")]),
+        ];
+        for (uri, headers) in refused {
+            assert_eq!(head(uri, headers).err(), Some(Reason::BadRequest), "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_normalised_for_rules_and_forwarded_as_received() {
+        let head = head("http://shop/a/../%62?q", &[]).unwrap();
+        assert_eq!(head.judge(|judged| judged.path.to_owned()).as_deref(), Some("/b"));
+        assert_eq!(head.forward(None).uri(), "http://shop/a/../%62?q");
+        assert!(self::head("http://shop/a%2fb", &[]).unwrap().judge(|_| ()).is_none());
+    }
+
+    #[test]
+    fn the_port_of_the_workload_goes_no_further_than_the_next_proxy() {
+        let received = head("http://shop/", &[("x-heddle-port", "8080")]).unwrap();
+        assert_eq!(received.port, Some(8080));
+        assert!(!received.forward(None).headers().contains_key(PORT));
+        assert_eq!(received.forward(Some(9090)).headers()[PORT], "9090");
+        for values in [&["x"][..], &["70000"], &["1", "2"]] {
+            let headers: Vec<_> = values.iter().map(|value| ("x-heddle-port", *value)).collect();
+            assert_eq!(head("http://shop/", &headers).err(), Some(Reason::BadRequest), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_cookie_are_one_value() {
+        let head = head("http://shop/", &[("cookie", "a=1"), ("cookie", "b=2"), ("x", "1"), ("x", "2")]).unwrap();
+        let value = |name: &str| head.judge(|judged| judged.headers.value(name).map(Cow::into_owned)).unwrap();
+        assert_eq!(value("cookie").as_deref(), Some(&b"a=1; b=2"[..]));
+        assert_eq!(value("x").as_deref(), Some(&b"1,2"[..]));
+    }
+
+    #[test]
+    fn connect_and_too_many_headers_are_refused() {
+        let connect = Request::builder().method("CONNECT").uri("shop:80").body(()).unwrap();
+        assert_eq!(Head::new(connect).err(), Some(Reason::BadRequest));
+        let many: Vec<_> = (0..=limits::HEADERS).map(|_| ("x", "1")).collect();
+        assert_eq!(head("http://shop/", &many).err(), Some(Reason::HeadTooLarge));
+    }
+}

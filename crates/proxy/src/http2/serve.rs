@@ -1,0 +1,268 @@
+//! A client's connection: its requests, each a task of its own.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use heddle_policy::Reason;
+use heddle_policy::telemetry::Outcome;
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use super::answer::{Form, answer};
+use super::copy::Copy;
+use super::exchange::{Client, Exchange, Failure};
+use super::head::Head;
+use super::server::Slot;
+use super::settings;
+use crate::balance::Load;
+use crate::limits;
+use crate::meter::Counters;
+use crate::tasks::Activity;
+use crate::upstream::Ended;
+use crate::worker::Worker;
+
+/// What becomes of requests: the difference between the two sides of a proxy.
+pub(super) trait Handler: 'static {
+    /// Where an accepted request goes.
+    type Plan;
+
+    /// Decides a request by its head. A refusal has been counted.
+    fn decide(&self, head: &Head) -> Result<Self::Plan, Reason>;
+
+    /// Gets a place on a connection for it. Called again when nothing was sent on an earlier one. A failure has been
+    /// counted.
+    async fn connect(&self, plan: &Self::Plan) -> Result<Lease, Reason>;
+
+    /// Ready when policy no longer admits a request that it did admit.
+    async fn revoked(&self, plan: &Self::Plan, head: &Head) -> Reason;
+
+    /// Whether what the client proved of itself holds no longer. Proxies replace their connections before.
+    fn has_expired(&self) -> bool;
+
+    /// Counts a request that was refused before it could be decided.
+    fn malformed(&self, reason: Reason);
+}
+
+/// A place on a connection to a server, for one request.
+pub(super) struct Lease {
+    pub(super) slot: Slot,
+    pub(super) counters: Arc<Counters>,
+    /// Absent towards the application.
+    pub(super) load: Option<Load>,
+    /// What the next proxy is told of the port; absent where there is none.
+    pub(super) port: Option<u16>,
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+struct Streams {
+    open: Cell<u32>,
+    /// How many have begun so far.
+    begun: Cell<u64>,
+    /// Those that the client gave up, less those that it did not.
+    abandoned: Cell<u32>,
+}
+
+/// Counts as open until it is dropped, in whatever way its task ends.
+struct Open(Rc<Streams>);
+
+/// Serves requests until the connection ends.
+pub(super) async fn serve<T, H>(io: T, handler: Rc<H>, worker: &Rc<Worker>, activity: &Activity)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    let mut connection = match timeout(limits::HEAD_TIMEOUT, settings::server().handshake(io)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return broken(&*handler, &error),
+        Err(_) => return handler.malformed(Reason::RequestTimeout),
+    };
+    let streams = Rc::new(Streams::default());
+    tokio::select! {
+        () = accept(&mut connection, &handler, worker, activity, &streams) => {}
+        () = streams.idle() => connection.graceful_shutdown(),
+    }
+    // The goodbye of an idle connection must reach its client, which has a while to answer it.
+    let _closes_in_any_case = timeout(limits::HEAD_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+/// Starts requests until the connection ends. When the proxy drains, it ends with the last of them.
+async fn accept<T, H>(
+    connection: &mut Connection<T, Bytes>,
+    handler: &Rc<H>,
+    worker: &Rc<Worker>,
+    activity: &Activity,
+    streams: &Rc<Streams>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    let mut ending = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = activity.until_draining(), if !ending => {
+                ending = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        let (request, mut respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => return broken(&**handler, &error),
+            None => return,
+        };
+        if streams.abandoned.get() > limits::ABANDONED_STREAMS && !ending {
+            ending = true;
+            handler.malformed(Reason::Overloaded);
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        if handler.has_expired() {
+            ending = true;
+            connection.graceful_shutdown();
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        } else if !ending || activity.is_draining() {
+            let (handler, open) = (handler.clone(), Open::new(streams));
+            worker.tasks.spawn(worker.shared.clone(), |_| serve_request(handler, request, respond, open));
+        }
+    }
+}
+
+/// Counts a connection that ended because its client broke the protocol, or a bound.
+fn broken<H: Handler>(handler: &H, error: &h2::Error) {
+    debug!(%error, "a connection of HTTP/2 broke");
+    if error.is_io() || error.is_remote() {
+        return;
+    }
+    let is_flood = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    handler.malformed(if is_flood { Reason::Overloaded } else { Reason::BadRequest });
+}
+
+async fn serve_request<H: Handler>(
+    handler: Rc<H>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    open: Open,
+) {
+    let started = Instant::now();
+    let form = Form::of(&request);
+    let (parts, body) = request.into_parts();
+    let head = Head::new(Request::from_parts(parts, ())).inspect_err(|reason| handler.malformed(*reason));
+    let decided = head.and_then(|head| handler.decide(&head).map(|plan| (head, plan)));
+    let (head, plan) = match decided {
+        Ok(decided) => decided,
+        Err(reason) => return answer(reason, form, &mut respond),
+    };
+    let mut client = Client { started, form, body, upload: Copy::default(), respond };
+    for _ in 0..limits::ATTEMPTS {
+        match attempt(&*handler, &head, &plan, &mut client).await {
+            Err(Failure::Unsent) => {}
+            Err(Failure::Client(_)) => return open.abandon(),
+            _ => return open.complete(),
+        }
+    }
+    handler.malformed(Reason::ConnectFailed);
+    answer(Reason::ConnectFailed, form, &mut client.respond);
+}
+
+/// Sends a request to a server, and what comes of it back to the client.
+async fn attempt<H: Handler>(
+    handler: &H,
+    head: &Head,
+    plan: &H::Plan,
+    client: &mut Client,
+) -> Result<Outcome, Failure> {
+    let connected = tokio::select! {
+        connected = handler.connect(plan) => connected,
+        reset = poll_fn(|cx| client.respond.poll_reset(cx)) => {
+            return Err(Failure::Client(reset.unwrap_or(h2::Reason::CANCEL)));
+        }
+    };
+    let lease = match connected {
+        Ok(lease) => lease,
+        Err(reason) => {
+            answer(reason, client.form, &mut client.respond);
+            return Err(Failure::Broken(reason));
+        }
+    };
+    let is_all = client.upload.is_empty(&client.body);
+    let (response, upstream) = lease.slot.send(head.forward(lease.port), is_all).map_err(|_| Failure::Unsent)?;
+    let mut exchange = Exchange::new(client, lease.load.as_ref(), response, upstream);
+    let result = tokio::select! {
+        biased;
+        result = exchange.run() => result,
+        reason = handler.revoked(plan, head) => Err(Failure::Revoked(reason)),
+    };
+    let downloaded = exchange.downloaded();
+    if let Err(failure) = result {
+        exchange.fail(failure);
+    }
+    lease.account(result, client, downloaded);
+    result
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Accounts for an exchange. One that its client gave up says nothing of the server.
+    fn account(&self, result: Result<Outcome, Failure>, client: &Client, downloaded: u64) {
+        let (outcome, reason) = match result {
+            Err(Failure::Unsent) => return,
+            Ok(outcome) => (Some(outcome), None),
+            Err(Failure::Client(_)) => (None, None),
+            Err(Failure::Reset(_)) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
+            Err(Failure::Broken(reason)) => (Some(Outcome::Failure), Some(reason)),
+            Err(Failure::Revoked(reason)) => (Some(Outcome::Denied), Some(reason)),
+        };
+        if let (Err(Failure::Broken(_)), Some(load)) = (result, &self.load) {
+            load.failed();
+        }
+        let (latency, uploaded) = (client.started.elapsed(), client.upload.moved);
+        Ended { outcome, reason, latency, uploaded, downloaded }.count(&self.counters);
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// Ready when the connection has had no request for too long.
+    async fn idle(&self) {
+        loop {
+            let begun = self.begun.get();
+            sleep_until(Instant::now() + limits::IDLE_TIMEOUT).await;
+            if self.open.get() == 0 && self.begun.get() == begun {
+                return;
+            }
+        }
+    }
+}
+
+impl Open {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        streams.begun.set(streams.begun.get() + 1);
+        Self(streams.clone())
+    }
+
+    /// The client gave the request up.
+    fn abandon(self) {
+        self.0.abandoned.set(self.0.abandoned.get() + 1);
+    }
+
+    fn complete(self) {
+        self.0.abandoned.set(self.0.abandoned.get().saturating_sub(1));
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
