@@ -71,8 +71,6 @@ use axum::response::Response;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
-use crate::namespace::NetNamespace;
-
 pub use self::error::{Cause, Failure};
 pub use self::node::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, TerminalSize};
 pub use self::pki::PkiError;
@@ -132,11 +130,6 @@ impl Api {
     /// Gives logs, exec and port-forward to the kubelet.
     pub fn set_node(&self, node: Arc<dyn Node>) {
         self.server.set_node(node);
-    }
-
-    /// Says where the addresses of pods are reached, for calls to webhooks and aggregated APIs. Once is enough.
-    pub fn set_pod_network(&self, netns: NetNamespace) {
-        let _ = self.server.pod_network.set(netns);
     }
 
     /// The certificate of the cluster's authority, in PEM: what pods trust (`kube-root-ca.crt`).

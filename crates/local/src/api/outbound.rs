@@ -1,6 +1,5 @@
 //! Calls that the API server makes itself: to webhooks and to aggregated API servers, over HTTPS with a known authority.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +14,8 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-
-use crate::namespace::NetNamespace;
 
 use super::object::{integer, items, text};
 use super::pki::Leaf;
@@ -37,8 +34,6 @@ pub(crate) struct Endpoint {
     /// The path that every call goes to, for webhooks.
     pub path: String,
     roots: RootCertStore,
-    /// Where the address is reached, when that is not where this process is.
-    network: Option<NetNamespace>,
 }
 
 impl Server {
@@ -58,7 +53,6 @@ impl Server {
                 port: uri.port_u16().unwrap_or(443),
                 path: uri.path().to_owned(),
                 roots,
-                network: None,
             });
         }
         let service = &config["service"];
@@ -66,7 +60,7 @@ impl Server {
         let (host, port) = self.service_endpoint(text(service, "/namespace"), text(service, "/name"), port)?;
         let name = format!("{}.{}.svc", text(service, "/name"), text(service, "/namespace"));
         let path = Some(text(service, "/path")).filter(|p| !p.is_empty()).unwrap_or("/").to_owned();
-        Ok(Endpoint { host, port, name, path, roots, network: self.pod_network.get().cloned() })
+        Ok(Endpoint { host, port, name, path, roots })
     }
 
     /// A ready address behind a port of a Service.
@@ -107,17 +101,6 @@ fn roots(bundle: &str) -> Result<RootCertStore, String> {
 }
 
 impl Endpoint {
-    async fn dial(&self) -> std::io::Result<TcpStream> {
-        match (&self.network, self.host.parse()) {
-            // A socket belongs to the namespace it was made in, wherever it is used.
-            (Some(network), Ok(host)) => {
-                let socket = network.run(TcpSocket::new_v4)?;
-                socket.connect(SocketAddr::new(host, self.port)).await
-            }
-            _ => TcpStream::connect((self.host.as_str(), self.port)).await,
-        }
-    }
-
     /// Connects, as the owner of `identity` where there is one.
     pub(crate) async fn connect(&self, identity: Option<&Leaf>) -> Result<http1::SendRequest<Body>, String> {
         let failed = |e: &dyn std::fmt::Display| format!("{}:{}: {e}", self.host, self.port);
@@ -132,7 +115,7 @@ impl Endpoint {
         };
         let name = ServerName::try_from(self.name.clone()).map_err(|e| failed(&e))?;
         let connecting = async {
-            let stream = self.dial().await?;
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
             TlsConnector::from(Arc::new(config)).connect(name, stream).await
         };
         let stream =

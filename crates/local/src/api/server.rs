@@ -1,6 +1,6 @@
 //! One request, top to bottom: parse, authenticate, authorize, find the resource, act.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -10,8 +10,6 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
-
-use crate::namespace::NetNamespace;
 
 use super::error::{Answer, Failure};
 use super::negotiate::{Format, respond};
@@ -35,8 +33,6 @@ pub(crate) struct Server {
     pub pki: Pki,
     registry: RwLock<Arc<Registry>>,
     node: RwLock<Option<Arc<dyn Node>>>,
-    /// Where the addresses of pods are reached, when that is not where this process is.
-    pub(crate) pod_network: OnceLock<NetNamespace>,
     /// Held while a Service's addresses are chosen and stored.
     pub allocations: tokio::sync::Mutex<()>,
 }
@@ -74,7 +70,6 @@ impl Server {
             pki,
             registry,
             node: RwLock::new(None),
-            pod_network: OnceLock::new(),
             allocations: tokio::sync::Mutex::default(),
         });
         server.refresh_registry();

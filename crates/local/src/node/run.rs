@@ -106,7 +106,6 @@ async fn start(args: &Args, machine: Handle) -> anyhow::Result<(Node, Ready)> {
     let (network, dns) = if isolated {
         let netns = NetNamespace::current().context("cannot find the node's network namespace")?;
         let network = NodeNetwork::create(netns.clone()).await?;
-        api.set_pod_network(netns.clone());
         serve_in_node(&mut tasks, &api, &netns)?;
         let dns = dns::Server::start(&netns, DNS_IP, CLUSTER_DOMAIN, directory.clone(), machine)
             .context("cannot serve DNS")?;
