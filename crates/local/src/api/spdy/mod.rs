@@ -212,7 +212,12 @@ async fn one_connection(node: Arc<dyn Node>, target: ContainerRef, mut data: Str
         // The pod may have closed first.
         let _ = write.shutdown().await;
     };
-    tokio::join!(out, into);
+    // When the pod has said all, the client waits for the end of the error stream before it closes its own side.
+    tokio::pin!(out);
+    tokio::select! {
+        () = &mut out => {}
+        () = into => out.await,
+    }
     error.finish().await;
 }
 
