@@ -9,6 +9,7 @@ mod load;
 mod shopper;
 mod store;
 mod warehouse;
+mod watch;
 
 use std::net::SocketAddr;
 
@@ -29,6 +30,8 @@ pub enum Program {
     Bookdatabase(Listen),
     /// Sends requests and counts what came of them
     Load(Load),
+    /// Prints when the answer to a request changes
+    Watch(Watch),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +83,12 @@ pub struct Load {
 }
 
 #[derive(Debug, Args)]
+pub struct Watch {
+    /// What is asked for, with GET
+    url: String,
+}
+
+#[derive(Debug, Args)]
 pub struct Listen {
     /// The address to listen on
     #[arg(long, default_value = "0.0.0.0:14001")]
@@ -95,5 +104,6 @@ pub async fn run(program: Program) -> anyhow::Result<()> {
         Program::Bookwarehouse(args) => warehouse::run(args).await,
         Program::Bookdatabase(args) => database::run(args).await,
         Program::Load(args) => load::run(args).await,
+        Program::Watch(args) => watch::run(args).await,
     }
 }
