@@ -1,0 +1,7 @@
+//! The program as its users run it: `heddle up` with real processes and namespaces, one mesh at a time.
+//!
+//! Where there are no network namespaces the tests say so and end; with `HEDDLE_REQUIRE_NETNS` they fail.
+
+mod faults;
+mod mesh;
+mod splits;
