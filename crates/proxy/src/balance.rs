@@ -97,12 +97,14 @@ impl Health {
         self.ejected_until.get().is_none_or(|until| until <= now)
     }
 
-    /// Compares expected waits. One that has not answered yet is compared by load alone, so that a new endpoint is
-    /// not flooded.
+    /// Compares expected waits. Endpoints that are about as fast are compared by load alone, so that they share the
+    /// traffic; and so is one that has not answered yet, so that a new endpoint is not flooded.
     fn is_better_than(&self, other: &Self, now: Instant) -> bool {
         let load = |health: &Self| f64::from(health.in_flight.get() + 1);
         match (self.decayed(now), other.decayed(now)) {
-            (Some(own), Some(others)) => own * load(self) <= others * load(other),
+            (Some(own), Some(others)) if own > others * NOTABLE || others > own * NOTABLE => {
+                own * load(self) <= others * load(other)
+            }
             _ => load(self) <= load(other),
         }
     }
@@ -132,6 +134,9 @@ impl Health {
         self.ejected_until.set(Some(Instant::now() + time));
     }
 }
+
+/// How many times slower an endpoint is before it is avoided for that: less is chance.
+const NOTABLE: f64 = 3.0;
 
 /// The weight of a measurement of this age.
 fn weight(age: Duration) -> f64 {
