@@ -27,19 +27,28 @@ pub(crate) struct Tally(Value);
 impl Mesh {
     /// Runs manifests; `None` where the machine gives no namespaces.
     pub(crate) fn up(manifests: &str, options: &[&str]) -> Option<Self> {
+        Self::start(manifests, &[&["--capture", "netns"], options].concat())
+    }
+
+    /// Runs the bookstore in the way that every machine permits.
+    pub(crate) fn bookstore_without_namespaces() -> Self {
+        Self::start("examples/bookstore", &["--capture", "env"]).expect("no namespaces are needed")
+    }
+
+    fn start(manifests: &str, options: &[&str]) -> Option<Self> {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let state = TempDir::new().expect("a directory");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mesh = Self { state, _machine: machine };
         let output = Command::new(HEDDLE)
-            .args(["up", manifests, "--detach", "--capture", "netns", "--timeout", "90s", "--state-dir"])
+            .args(["up", manifests, "--detach", "--timeout", "90s", "--state-dir"])
             .arg(mesh.state.path())
             .args(options)
             .current_dir(root)
             .output()
             .expect("heddle runs");
         let error = String::from_utf8_lossy(&output.stderr);
-        if error.contains("namespace") && !output.status.success() {
+        if options.contains(&"netns") && error.contains("namespace") && !output.status.success() {
             assert!(std::env::var_os("HEDDLE_REQUIRE_NETNS").is_none(), "no network namespaces: {error}");
             eprintln!("not tested, as this machine gives no network namespaces: {error}");
             return None;
@@ -74,6 +83,13 @@ impl Mesh {
 
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         self.run("kubectl", args)
+    }
+
+    /// The status of a request for the count of books, made by `curl` as a workload.
+    pub(crate) fn status_for(&self, workload: &str) -> String {
+        let target = format!("deploy/{workload}");
+        let curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", SHOP];
+        self.run(HEDDLE, &[&["exec", "-n", workload, &target, "--"], &curl[..]].concat())
     }
 
     /// Starts a command as the buyer.
