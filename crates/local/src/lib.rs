@@ -1,7 +1,5 @@
-//! One machine: an embedded Kubernetes API, its controllers, and a kubelet that runs pods as processes.
+//! One machine as a node: the kubelet that runs pods as processes, their network, and the process that holds it all.
 
-pub mod api;
-pub mod controllers;
 pub mod kubelet;
 mod namespace;
 pub mod net;

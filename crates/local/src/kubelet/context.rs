@@ -18,6 +18,7 @@ use super::log::Log;
 use super::process::{self, Process, Site, StartError, Started, Streams};
 use super::root::Root;
 use super::state::{MeshState, PodState};
+use super::volumes::Directories;
 use crate::namespace::NetNamespace;
 
 /// A pod and what belongs to it while it runs.
@@ -109,6 +110,11 @@ impl Context {
 
     pub fn volumes_dir(&self) -> PathBuf {
         self.dir.join("volumes")
+    }
+
+    pub(super) fn directories(&self) -> Directories {
+        let claims = self.shared.config.claims_dir.join(self.namespace());
+        Directories { volumes: self.volumes_dir(), claims }
     }
 
     /// Starts a process in the pod: with a root of its own where there are namespaces, on the machine otherwise.

@@ -48,7 +48,7 @@ fn add_all(
     sources: &Sources,
 ) -> Result<(), ConfigError> {
     let (kind, name, optional, entries) = match (&source.config_map_ref, &source.secret_ref) {
-        (Some(map), _) => ("ConfigMap", &map.name, map.optional, sources.config_map(&map.name)),
+        (Some(map), _) => ("ConfigMap", &map.name, map.optional, sources.config_map_text(&map.name)),
         (None, Some(secret)) => ("Secret", &secret.name, secret.optional, sources.secret(&secret.name)),
         (None, None) => return Ok(()),
     };
@@ -60,7 +60,7 @@ fn add_all(
     for (key, value) in entries {
         let name = format!("{prefix}{key}");
         if is_variable_name(&name) {
-            env.set(&name, String::from_utf8_lossy(&value).into_owned());
+            env.set(&name, text(&value, &format!("{at}, key `{key}`"))?);
         }
     }
     Ok(())
@@ -82,7 +82,7 @@ fn value_from(
         return downward::resource(pod, Some(container), place, reference, at).map(Some);
     }
     let (kind, name, key, optional, entries) = match (&from.config_map_key_ref, &from.secret_key_ref) {
-        (Some(r), _) => ("ConfigMap", &r.name, &r.key, r.optional, sources.config_map(&r.name)),
+        (Some(r), _) => ("ConfigMap", &r.name, &r.key, r.optional, sources.config_map_text(&r.name)),
         (None, Some(r)) => ("Secret", &r.name, &r.key, r.optional, sources.secret(&r.name)),
         (None, None) => {
             let message = "this form of `valueFrom` is not known here".to_owned();
@@ -90,7 +90,7 @@ fn value_from(
         }
     };
     match entries.as_ref().map(|entries| entries.get(key)) {
-        Some(Some(value)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+        Some(Some(value)) => text(value, at).map(Some),
         _ if optional == Some(true) => Ok(None),
         Some(None) => {
             let field = at.to_owned();
@@ -98,6 +98,15 @@ fn value_from(
         }
         None => Err(missing_object(at, kind, pod, name)),
     }
+}
+
+/// An entry as a variable's value.
+fn text(value: &[u8], at: &str) -> Result<String, ConfigError> {
+    if value.contains(&0) {
+        let message = "the value has a NUL byte, which no variable can hold; mount it as a file".to_owned();
+        return Err(ConfigError::Invalid { field: at.to_owned(), message });
+    }
+    Ok(String::from_utf8_lossy(value).into_owned())
 }
 
 pub(super) fn missing_object(at: &str, kind: &'static str, pod: &core::Pod, name: &str) -> ConfigError {
@@ -260,10 +269,15 @@ mod tests {
         let sources = Sources {
             config_maps: [(
                 "c".to_owned(),
-                serde_json::from_value(json!({"data": {"K": "v", "bad=name": "x"}})).unwrap(),
+                serde_json::from_value(json!({"data": {"K": "v", "bad=name": "x"}, "binaryData": {"B": "AAEC"}}))
+                    .unwrap(),
             )]
             .into(),
-            secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"P": "aHVzaA=="}})).unwrap())].into(),
+            secrets: ["s", "binary"]
+                .into_iter()
+                .zip(["aHVzaA==", "AAEC"])
+                .map(|(name, value)| (name.to_owned(), serde_json::from_value(json!({"data": {"P": value}})).unwrap()))
+                .collect(),
         };
         of_container(&pod, &container, "spec.containers[0]", &place(), &sources, Environment::default())
     }
@@ -303,6 +317,8 @@ mod tests {
         let key =
             json!({"name": "x", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "Q"}}}]});
         assert!(build(key).unwrap_err().to_string().contains("env[0]: the Secret `s` has no key `Q`"));
+        let binary = build(json!({"name": "x", "envFrom": [{"secretRef": {"name": "binary"}}]})).unwrap_err();
+        assert!(binary.to_string().starts_with("spec.containers[0].envFrom[0], key `P`: the value has a NUL byte"));
     }
 
     #[test]

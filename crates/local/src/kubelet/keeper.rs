@@ -71,6 +71,9 @@ impl Keeper {
         let contents = Contents { pod: &pod, place: &place, sources: &sources, tokens: &tokens, api_ca };
         let directory = self.pod.volumes_dir();
         for (index, volume) in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).enumerate() {
+            if let Some(claim) = &volume.persistent_volume_claim {
+                self.find_claim(&claim.claim_name).await?;
+            }
             let files =
                 contents.of_volume(volume, &format!("spec.volumes[{index}]")).map_err(|error| error.to_string())?;
             let path = directory.join(&volume.name);
@@ -81,6 +84,17 @@ impl Keeper {
             written.map_err(|error| format!("cannot write the volume `{}`: {error}", volume.name))?;
         }
         if self.meshed { self.refresh_mesh().await } else { Ok(()) }
+    }
+
+    /// A claim must exist; there is no need to bind it to anything.
+    async fn find_claim(&self, name: &str) -> Result<(), String> {
+        let claims =
+            Api::<core::PersistentVolumeClaim>::namespaced(self.pod.shared.client.clone(), &self.pod.namespace());
+        match claims.get_opt(name).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(format!("the PersistentVolumeClaim `{name}` does not exist")),
+            Err(error) => Err(format!("cannot read the PersistentVolumeClaim `{name}`: {error}")),
+        }
     }
 
     async fn refresh_mesh(&self) -> Result<(), String> {

@@ -127,8 +127,12 @@ impl Log {
 
     fn turn_over(&self, current: &mut Current) {
         let path = self.path(current.run);
-        fs::rename(&path, turned_over(&path)).ok();
-        current.file = fs::OpenOptions::new().create(true).append(true).open(&path).ok();
+        let renamed = fs::rename(&path, turned_over(&path));
+        let opened = renamed.and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&path));
+        match opened {
+            Ok(file) => current.file = Some(file),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "a log grows beyond its size"),
+        }
         current.bytes = 0;
     }
 
@@ -162,15 +166,18 @@ impl Log {
             fs::metadata(&path).map_or(0, |found| found.len()).saturating_sub((content.len() - complete) as u64);
         let first = select(&content[..complete], &selection);
         let follow = selection.follow && !selection.previous;
+        let left = selection.limit_bytes.unwrap_or(usize::MAX);
         let follower =
             follow.then(|| Follower { log: self.clone(), run, path, offset, selection, pending: Vec::new() });
-        Ok(futures::stream::unfold((Some(first), follower), |(first, follower)| async {
-            if let Some(first) = first {
-                return Some((Ok(first), (None, follower)));
-            }
-            let mut follower = follower?;
-            let next = follower.next().await?;
-            Some((next, (None, Some(follower))))
+        Ok(futures::stream::unfold((Some(first), follower, left), |(first, mut follower, left)| async move {
+            let part = match first {
+                _ if left == 0 => return None,
+                Some(first) => Ok(first),
+                None => follower.as_mut()?.next().await?,
+            };
+            let part = part.map(|part| part.slice(..part.len().min(left)));
+            let left = left - part.as_ref().map_or(0, Bytes::len);
+            Some((part, (None, follower, left)))
         }))
     }
 
@@ -235,7 +242,6 @@ fn select(content: &[u8], selection: &Selection) -> Bytes {
         text.extend(line.whole.then_some(b'\n'));
         continued = !line.whole;
     }
-    text.truncate(selection.limit_bytes.unwrap_or(usize::MAX));
     text.into()
 }
 
@@ -328,6 +334,8 @@ mod tests {
             let log = log.clone();
             async move { text(&log, Selection { follow: true, ..Selection::default() }).await }
         });
+        let limited = Selection { follow: true, limit_bytes: Some(3), ..Selection::default() };
+        assert_eq!(text(&log, limited).await, "bef", "a limit ends it before");
         log.note("after");
         log.close();
         assert_eq!(reading.await.unwrap(), "before\nafter\n");

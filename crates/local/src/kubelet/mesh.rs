@@ -32,7 +32,7 @@ const AUDIENCE: &str = "heddle";
 /// The label, of a pod or its namespace, that keeps a pod out of the mesh with the value `disabled`.
 const INJECT_LABEL: &str = "heddle.dev/inject";
 const SYSTEM_NAMESPACES: [&str; 2] = ["heddle-system", "kube-system"];
-/// The proxy's port for `/ready`.
+/// The proxy's port for `/ready` and `/metrics`.
 const ADMIN_PORT: u16 = 15000;
 /// The proxy's port for `http_proxy`, without capture.
 pub(super) const HTTP_PROXY_PORT: u16 = 15001;
@@ -42,6 +42,8 @@ const FIRST_SERVICE_PORT: u16 = 20000;
 const SLOW: Duration = Duration::from_secs(20);
 /// What a proxy gets to finish its connections in.
 const DRAIN: Duration = Duration::from_secs(5);
+/// What it gets on top, to report what it counted.
+const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// Whether a pod has a proxy.
 pub(super) fn is_meshed(pod: &core::Pod, namespace: Option<&core::Namespace>) -> bool {
@@ -93,11 +95,14 @@ pub(super) fn service_listeners(services: &[core::Service]) -> Vec<(String, i32,
 pub(super) struct Files {
     pub ca: PathBuf,
     pub token: PathBuf,
+    /// Where a proxy leaves its totals for the next one of the pod.
+    pub totals: PathBuf,
 }
 
 impl Files {
     pub(super) fn of(pod: &Context) -> Self {
-        Self { ca: pod.dir.join("mesh/ca.crt"), token: pod.dir.join("mesh/token") }
+        let file = |name: &str| pod.dir.join(name);
+        Self { ca: file("mesh/ca.crt"), token: file("mesh/token"), totals: file("proxy-totals.json") }
     }
 }
 
@@ -109,9 +114,11 @@ pub(super) async fn run(pod: Arc<Context>, mut control: watch::Receiver<Control>
     }
     let mut backoff = Backoff::default();
     let mut runs = 0;
+    let mut last_ended = None;
     while control.borrow().stop.is_none() {
         let begun = Instant::now();
-        let why = run_once(&pod, &mut control, runs).await;
+        let why = run_once(&pod, &mut control, runs, last_ended).await;
+        last_ended = Some(Timestamp::now());
         if control.borrow().stop.is_some() {
             return;
         }
@@ -132,8 +139,13 @@ pub(super) async fn run(pod: Arc<Context>, mut control: watch::Receiver<Control>
 }
 
 /// Shows the proxy in the pod as an ephemeral container, which is what Kubernetes calls one that was added from
-/// outside; so `kubectl logs -c heddle-proxy` and `kubectl describe` know it.
+/// outside; so `kubectl logs -c heddle-proxy` and `kubectl describe` know it. Prometheus finds it by annotations.
 async fn announce(pod: &Context) -> Result<(), kube::Error> {
+    if let Some(annotations) = scrape_annotations(&pod.pod()) {
+        let patch = Patch::Merge(json!({"metadata": {"uid": pod.pod().metadata.uid, "annotations": annotations}}));
+        let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
+        api.patch(&pod.name(), &PatchParams::default(), &patch).await?;
+    }
     let proxy = json!({"name": PROXY_CONTAINER, "image": "heddle"});
     let patch = json!({"metadata": {"uid": pod.pod().metadata.uid}, "spec": {"ephemeralContainers": [proxy]}});
     let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
@@ -141,9 +153,28 @@ async fn announce(pod: &Context) -> Result<(), kube::Error> {
     api.patch_ephemeral_containers(&pod.name(), &PatchParams::default(), &patch).await.map(drop)
 }
 
-async fn run_once(pod: &Context, control: &mut watch::Receiver<Control>, run: u32) -> String {
+/// The customary annotations by which Prometheus finds the proxy's metrics; none for a pod that has some of its own,
+/// which name what its author wants to be scraped.
+fn scrape_annotations(pod: &core::Pod) -> Option<serde_json::Value> {
+    let mut present = pod.metadata.annotations.iter().flat_map(|annotations| annotations.keys());
+    if present.any(|key| key.starts_with("prometheus.io/")) {
+        return None;
+    }
+    Some(json!({
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": ADMIN_PORT.to_string(),
+        "prometheus.io/path": "/metrics",
+    }))
+}
+
+async fn run_once(
+    pod: &Context,
+    control: &mut watch::Receiver<Control>,
+    run: u32,
+    last_ended: Option<Timestamp>,
+) -> String {
     pod.state.send_modify(|state| state.mesh = MeshState::Starting("the proxy starts".to_owned()));
-    let process = Process { argv: arguments(pod), env: environment(), working_dir: None };
+    let process = Process { argv: arguments(pod, last_ended), env: environment(), working_dir: None };
     let log = match pod.log(PROXY_CONTAINER).and_then(|log| log.begin(run).map(|()| log)) {
         Ok(log) => log,
         Err(error) => return format!("its log cannot be written: {error}"),
@@ -165,7 +196,8 @@ async fn run_once(pod: &Context, control: &mut watch::Receiver<Control>, run: u3
         return why;
     }
     started.group.signal(Signal::TERM);
-    tokio::time::timeout(DRAIN + Duration::from_secs(1), started.child.wait()).await.ok();
+    // Whether it ended by itself or is killed now is the same to those who stopped it.
+    tokio::time::timeout(DRAIN + LAST_WORD, started.child.wait()).await.ok();
     started.group.kill();
     started.child.wait().await.ok();
     "it was stopped".to_owned()
@@ -214,8 +246,8 @@ async fn ask_ready(pod: &Context) -> Result<(), String> {
     tokio::time::timeout(Duration::from_secs(2), ask).await.unwrap_or_else(|_| Err("/ready does not answer".to_owned()))
 }
 
-/// The command line of the proxy.
-fn arguments(pod: &Context) -> Vec<String> {
+/// The command line of the proxy, where the one before it ended then.
+fn arguments(pod: &Context, last_ended: Option<Timestamp>) -> Vec<String> {
     let files = Files::of(pod);
     let config = &pod.shared.config.mesh;
     let ip = pod.place().pod_ip.to_string();
@@ -227,9 +259,13 @@ fn arguments(pod: &Context) -> Vec<String> {
         ("--token-file", files.token.to_string_lossy().into_owned()),
         ("--pod-ip", ip.clone()),
         ("--drain", DRAIN.as_secs().to_string()),
+        ("--totals-file", files.totals.to_string_lossy().into_owned()),
         ("--capture", if isolated { "transparent" } else { "explicit" }.to_owned()),
     ];
     arguments.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+    if let Some(ended) = last_ended {
+        arguments.extend(["--last-ended".to_owned(), ended.as_millisecond().to_string()]);
+    }
     if isolated {
         arguments.extend(["--mark".to_owned(), MARK.to_string()]);
     } else {
@@ -276,6 +312,17 @@ mod tests {
             plain,
             json!({"metadata": {"namespace": "n"}, "spec": {"hostNetwork": true, "containers": []}})
         ));
+    }
+
+    #[test]
+    fn prometheus_is_told_of_the_proxy_unless_the_pod_says_what_to_scrape() {
+        let pod = |annotations: serde_json::Value| {
+            scrape_annotations(&serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap())
+        };
+        assert_eq!(pod(json!({"a": "b"})).unwrap()["prometheus.io/port"], "15000");
+        assert_eq!(pod(json!(null)).unwrap()["prometheus.io/scrape"], "true");
+        assert_eq!(pod(json!({"prometheus.io/port": "9090"})), None);
+        assert_eq!(pod(json!({"prometheus.io/scrape": "false"})), None);
     }
 
     #[test]

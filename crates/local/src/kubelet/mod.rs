@@ -60,6 +60,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Containers' logs, until their pods are deleted.
     pub log_dir: PathBuf,
+    /// What PersistentVolumeClaims stand for: a directory each, by namespace and name. It is kept.
+    pub claims_dir: PathBuf,
     /// Directories that containers see empty, such as that of the API's store.
     pub hidden: Vec<PathBuf>,
     /// The `PATH` of containers.
@@ -260,7 +262,11 @@ fn with_volumes_of(mut pod: core::Pod, volumes: Option<Vec<core::Volume>>, start
 async fn service_account(shared: &Shared, pod: &core::Pod) -> Option<core::ServiceAccount> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let name = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
-    Api::<core::ServiceAccount>::namespaced(shared.client.clone(), namespace).get_opt(name).await.ok().flatten()
+    let found = Api::<core::ServiceAccount>::namespaced(shared.client.clone(), namespace).get_opt(name).await;
+    found.unwrap_or_else(|error| {
+        tracing::warn!(%error, namespace, name, "a ServiceAccount cannot be read; its pod gets a token as by default");
+        None
+    })
 }
 
 /// Whether the pod is to end, and how long it may take: what is left of the time it was given.
@@ -285,8 +291,9 @@ async fn follow_sources(shared: Arc<Shared>) {
     let changes = futures::stream::select(maps.map_ok(drop), secrets.map_ok(drop));
     let mut changes = std::pin::pin!(changes);
     while let Some(change) = changes.next().await {
-        if change.is_ok() {
-            shared.changes.send_modify(|count| *count += 1);
+        match change {
+            Ok(()) => shared.changes.send_modify(|count| *count += 1),
+            Err(error) => tracing::warn!(%error, "the watch of ConfigMaps or Secrets begins again"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The two ways in which pods have addresses: network namespaces on a bridge, or addresses of the loopback interface.
 
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 
 use super::context::Sandbox;
@@ -8,12 +9,15 @@ use crate::namespace::NetNamespace;
 use crate::net::nft::Capture;
 use crate::net::{Addresses, Exhausted, NODE_IP, NetworkError, NodeNetwork};
 
+/// The UDP port that says whose a part of the loopback network is, for as long as its node runs. Nothing is sent to it.
+const CLAIM_PORT: u16 = 15010;
+
 /// Where pods get their network from.
 pub enum Network {
     /// Each pod in a namespace of its own.
     Namespaces { node: NodeNetwork, addresses: Mutex<Addresses> },
-    /// Pods are told apart by their addresses in 127.0.0.0/8 alone.
-    Loopback { addresses: Mutex<Addresses> },
+    /// Pods are told apart by their addresses in 127.0.0.0/8 alone, of which each node has a part of its own.
+    Loopback { node: Ipv4Addr, addresses: Mutex<Addresses>, _claim: UdpSocket },
 }
 
 /// Why a pod has no network.
@@ -34,15 +38,28 @@ impl Network {
         Self::Namespaces { node, addresses: Mutex::new(Addresses::of_pod_network()) }
     }
 
-    pub fn loopback() -> Self {
-        Self::Loopback { addresses: Mutex::new(Addresses::of_loopback()) }
+    /// Takes the first part of the loopback network, a /16 from 127.64.0.0 to 127.127.0.0, that no other node of this
+    /// machine has. Its first address is the node's.
+    pub fn loopback() -> io::Result<Self> {
+        let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+        for part in 64..128 {
+            let node = Ipv4Addr::new(127, part, 0, 1);
+            match UdpSocket::bind((node, CLAIM_PORT)) {
+                Ok(claim) => {
+                    let addresses = Addresses::new(Ipv4Addr::new(127, part, 0, 2), Ipv4Addr::new(127, part, 255, 254));
+                    return Ok(Self::Loopback { node, addresses: Mutex::new(addresses), _claim: claim });
+                }
+                Err(error) => taken = error,
+            }
+        }
+        Err(taken)
     }
 
     /// The address of the node, as pods see it.
     pub fn node_ip(&self) -> Ipv4Addr {
         match self {
             Self::Namespaces { .. } => NODE_IP,
-            Self::Loopback { .. } => Ipv4Addr::LOCALHOST,
+            Self::Loopback { node, .. } => *node,
         }
     }
 
@@ -84,7 +101,7 @@ impl Network {
 
     fn addresses(&self) -> &Mutex<Addresses> {
         match self {
-            Self::Namespaces { addresses, .. } | Self::Loopback { addresses } => addresses,
+            Self::Namespaces { addresses, .. } | Self::Loopback { addresses, .. } => addresses,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::event::Kind;
 use super::mesh;
 use super::state::{MeshState, Waiting, is_sidecar};
-use super::status::pod_status;
+use super::status::{OVERDUE, OVERDUE_MESSAGE, pod_status};
 use super::unsupported::unsupported;
 
 /// What is running of a pod.
@@ -53,8 +53,13 @@ impl Worker {
         let reporting = tokio::spawn(report(worker.pod.clone()));
         let known = worker.pod.pod().status.as_ref().and_then(|status| status.phase.clone());
         if !matches!(known.as_deref(), Some("Succeeded" | "Failed")) {
+            let pod = worker.pod.clone();
             tokio::select! {
                 () = worker.live() => {}
+                () = overdue(&pod) => {
+                    pod.event(None, Kind::Normal, OVERDUE, OVERDUE_MESSAGE);
+                    pod.state.send_modify(|state| state.overdue = true);
+                }
                 _ = leave.wait_for(Option::is_some) => {}
             }
             let left = *leave.borrow();
@@ -259,6 +264,26 @@ fn remove_dir(directory: &std::path::Path) {
             tracing::warn!(%error, directory = %directory.display(), "cannot remove a pod's directory");
         }
         _ => {}
+    }
+}
+
+/// Ends when the pod was active for as long as it may be; never without `spec.activeDeadlineSeconds`, which may change.
+async fn overdue(pod: &Context) {
+    let mut seen = pod.pod.subscribe();
+    loop {
+        let limit = seen.borrow_and_update().spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+        let over = async {
+            let Some(limit) = limit.and_then(|seconds| u64::try_from(seconds).ok()) else {
+                return std::future::pending().await;
+            };
+            let begun = pod.state.borrow().started_at.unwrap_or_else(Timestamp::now);
+            let active = Timestamp::now().duration_since(begun).try_into().unwrap_or(Duration::ZERO);
+            tokio::time::sleep(Duration::from_secs(limit).saturating_sub(active)).await;
+        };
+        tokio::select! {
+            () = over => return,
+            changed = seen.changed() => if changed.is_err() { return std::future::pending().await },
+        }
     }
 }
 

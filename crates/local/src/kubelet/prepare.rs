@@ -50,7 +50,7 @@ impl Prepared {
         let expand_all = |text: &str| expand(text, |name| environment.get(name));
         let words = command.iter().chain(container.args.iter().flatten());
         let argv = words.map(|word| expand_all(word)).collect();
-        let mut mounts = volumes::mounts(&pod.spec(), container, &pod.volumes_dir(), at, expand_all)?;
+        let mut mounts = volumes::mounts(&pod.spec(), container, &pod.directories(), at, expand_all)?;
         let working_dir = container.working_dir.clone().filter(|path| !path.is_empty()).map(PathBuf::from);
         let isolated = pod.sandbox.get().is_some_and(|sandbox| sandbox.netns.is_some());
         if !isolated {

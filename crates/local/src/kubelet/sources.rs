@@ -46,10 +46,16 @@ impl Sources {
 
     /// The entries of a ConfigMap, text and binary alike; absent when it does not exist.
     pub(super) fn config_map(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        let mut entries = self.config_map_text(name)?;
         let map = self.config_maps.get(name)?.as_ref()?;
-        let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
-        let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
-        Some(text.chain(binary).collect())
+        entries.extend(map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())));
+        Some(entries)
+    }
+
+    /// The entries of a ConfigMap that variables are made from, which binary ones are not, as in Kubernetes.
+    pub(super) fn config_map_text(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        let map = self.config_maps.get(name)?.as_ref()?;
+        Some(map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes())).collect())
     }
 
     /// The entries of a Secret; absent when it does not exist.

@@ -18,6 +18,8 @@ pub struct PodState {
     pub proxy_restarts: i32,
     /// Why nothing of the pod can start, while that is so.
     pub blocked: Option<Waiting>,
+    /// It was active for longer than `spec.activeDeadlineSeconds`, and has failed by that.
+    pub overdue: bool,
 }
 
 /// A container, or a place for one.

@@ -11,6 +11,9 @@ use super::state::{ContainerState, MeshState, Phase, PodState, Terminated, Waiti
 
 /// The condition that tells of the pod's proxy.
 const PROXY_READY: &str = "heddle.dev/ProxyReady";
+/// Reason and message of a pod that was active for too long, as in Kubernetes.
+pub(super) const OVERDUE: &str = "DeadlineExceeded";
+pub(super) const OVERDUE_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
 
 /// The status of `pod`. Conditions that the kubelet does not own are kept, and so is the time of a transition where
 /// there was none.
@@ -18,6 +21,7 @@ pub(super) fn pod_status(pod: &core::Pod, state: &PodState, host_ip: Ipv4Addr, n
     let spec = pod.spec.clone().unwrap_or_default();
     let known = pod.status.clone().unwrap_or_default();
     let ip = state.ip.map(|ip| ip.to_string());
+    let why = if state.overdue { Some(Waiting::new(OVERDUE, OVERDUE_MESSAGE)) } else { state.blocked.clone() };
     core::PodStatus {
         phase: Some(phase(state, &spec).to_owned()),
         conditions: Some(conditions(pod, state, now)),
@@ -30,8 +34,8 @@ pub(super) fn pod_status(pod: &core::Pod, state: &PodState, host_ip: Ipv4Addr, n
         pod_ip: ip,
         qos_class: Some(qos_class(&spec).to_owned()),
         start_time: state.started_at.map(Time).or(known.start_time),
-        message: state.blocked.as_ref().and_then(|blocked| blocked.message.clone()),
-        reason: state.blocked.as_ref().map(|blocked| blocked.reason.to_owned()),
+        message: why.as_ref().and_then(|why| why.message.clone()),
+        reason: why.map(|why| why.reason.to_owned()),
         observed_generation: known.observed_generation,
         nominated_node_name: known.nominated_node_name,
         ..core::PodStatus::default()
@@ -43,6 +47,9 @@ pub(super) fn phase(state: &PodState, spec: &core::PodSpec) -> &'static str {
     let never = spec.restart_policy.as_deref() == Some("Never");
     let always = !matches!(spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
     let failed = |container: &ContainerState| container.ended().is_some_and(|end| end.code != 0);
+    if state.overdue {
+        return "Failed";
+    }
     if never && state.init.iter().any(|init| !init.sidecar && failed(init)) {
         return "Failed";
     }

@@ -23,7 +23,7 @@ use super::context::{Context, PROXY_CONTAINER};
 use super::log::Selection;
 use super::process::{self, Group, Process, Site, Started, Streams};
 use super::state::MeshState;
-use crate::api::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, TerminalSize};
+use heddle_api::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, TerminalSize};
 
 impl Node for Kubelet {
     fn logs(

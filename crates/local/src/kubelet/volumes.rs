@@ -325,12 +325,19 @@ fn files_in(directory: &Path) -> io::Result<Files> {
     Ok(files)
 }
 
-/// What a container's `volumeMounts` name, below the directory that holds the pod's volumes. `expand` is for
-/// `subPathExpr`; `at` is the container's path.
+/// Where the volumes of a pod are on this machine.
+pub(super) struct Directories {
+    /// Of those that go with the pod.
+    pub volumes: PathBuf,
+    /// Of what its namespace's PersistentVolumeClaims stand for.
+    pub claims: PathBuf,
+}
+
+/// What a container's `volumeMounts` name. `expand` is for `subPathExpr`; `at` is the container's path.
 pub(super) fn mounts(
     spec: &core::PodSpec,
     container: &core::Container,
-    volumes_dir: &Path,
+    directories: &Directories,
     at: &str,
     expand: impl Fn(&str) -> String,
 ) -> Result<Vec<Mount>, ConfigError> {
@@ -340,9 +347,14 @@ pub(super) fn mounts(
         let invalid = |message: String| ConfigError::Invalid { field: field.clone(), message };
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let volume = volume.ok_or_else(|| invalid(format!("the pod has no volume `{}`", mount.name)))?;
-        let mut source = match &volume.host_path {
-            Some(host) => host_path(host).map_err(|error| invalid(format!("hostPath `{}`: {error}", host.path)))?,
-            None => volumes_dir.join(&mount.name),
+        let mut source = match (&volume.host_path, &volume.persistent_volume_claim) {
+            (Some(host), _) => {
+                host_path(host).map_err(|error| invalid(format!("hostPath `{}`: {error}", host.path)))?
+            }
+            (None, Some(claim)) => {
+                claimed(&directories.claims, &claim.claim_name).map_err(|error| invalid(error.to_string()))?
+            }
+            (None, None) => directories.volumes.join(&mount.name),
         };
         let sub_path = mount.sub_path_expr.as_deref().map(&expand).or_else(|| mount.sub_path.clone());
         if let Some(sub_path) = sub_path.filter(|path| !path.is_empty()) {
@@ -351,7 +363,9 @@ pub(super) fn mounts(
             }
             source = sub_directory(&source, &sub_path).map_err(|error| invalid(format!("{sub_path}: {error}")))?;
         }
-        let written = volume.host_path.is_some() || volume.empty_dir.is_some();
+        let claim = volume.persistent_volume_claim.as_ref();
+        let claimed = claim.is_some_and(|claim| claim.read_only != Some(true));
+        let written = volume.host_path.is_some() || volume.empty_dir.is_some() || claimed;
         let read_only = mount.read_only.unwrap_or(false) || !written;
         mounts.push(Mount { source, target: PathBuf::from(&mount.mount_path), read_only, field });
     }
@@ -370,6 +384,16 @@ fn sub_directory(volume: &Path, sub_path: &str) -> io::Result<PathBuf> {
     } else {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "it leads out of the volume"))
     }
+}
+
+/// The directory of a claim. It stays when the pod goes, and when the claim does.
+fn claimed(claims: &Path, name: &str) -> io::Result<PathBuf> {
+    if !stays_inside(name) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{name}` names no claim")));
+    }
+    let path = claims.join(name);
+    fs::create_dir_all(&path)?;
+    Ok(path)
 }
 
 fn host_path(host: &core::HostPathVolumeSource) -> io::Result<PathBuf> {

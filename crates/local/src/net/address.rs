@@ -33,11 +33,6 @@ impl Addresses {
         Self::new(Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 255, 254))
     }
 
-    /// Pods without a network namespace: 127.64.0.1 to 127.127.255.254, which the loopback interface answers for.
-    pub fn of_loopback() -> Self {
-        Self::new(Ipv4Addr::new(127, 64, 0, 1), Ipv4Addr::new(127, 127, 255, 254))
-    }
-
     pub fn take(&mut self) -> Result<Ipv4Addr, Exhausted> {
         let span = self.last - self.first + 1;
         for offset in 0..span {

@@ -8,6 +8,7 @@
 pub mod address;
 pub mod directory;
 pub mod dns;
+pub mod egress;
 mod link;
 pub mod nft;
 pub mod service;

@@ -1,4 +1,5 @@
-//! The nftables rules that capture a pod's TCP: a small encoder for nfnetlink, and the rules as a value.
+//! The nftables rules that capture TCP, in a pod and on its way out of the node: a small encoder for nfnetlink, and the
+//! rules as values.
 //!
 //! In the words of `nft`, for a pod in its own namespace:
 //!
@@ -10,13 +11,23 @@
 //!                      tcp dport 15008 return; ...; meta l4proto tcp redirect to :15006 }
 //! }
 //! ```
+//!
+//! And for the node, in its namespace:
+//!
+//! ```text
+//! table ip heddle {
+//!   chain prerouting { type nat hook prerouting priority -100;
+//!                      ip daddr 10.244.0.0/16 return; ip daddr 10.96.0.0/16 return;
+//!                      meta l4proto tcp redirect to :PORT }
+//! }
+//! ```
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::MARK;
+use super::{MARK, NODE_IP, SERVICE_NETWORK};
 use crate::namespace::NetNamespace;
 
 /// Where a pod's TCP goes. Everything but a proxy's own sockets and loopback is captured.
@@ -61,6 +72,33 @@ impl Capture {
     }
 }
 
+/// Hands to a port of the node the TCP that pods send to neither pods nor Services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Egress {
+    pub port: u16,
+}
+
+impl Egress {
+    /// Installs the rules in the node's namespace, all or none.
+    pub fn install(&self, netns: &NetNamespace) -> io::Result<()> {
+        netns.run(|| commit(&self.batch()))
+    }
+
+    fn batch(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.table();
+        batch.nat_chain("prerouting", HOOK_PREROUTING);
+        // Both networks are a /16, so two octets tell them.
+        for network in [NODE_IP, SERVICE_NETWORK] {
+            let [first, second, ..] = network.octets();
+            batch.rule("prerouting", &[destination_starts_with([first, second]), verdict_return()].concat());
+        }
+        batch.rule("prerouting", &[meta_is_tcp(), redirect(self.port)].concat());
+        batch.end();
+        batch
+    }
+}
+
 // === nfnetlink ===
 //
 // Numbers below are those of linux/netfilter/nf_tables.h and linux/netlink.h.
@@ -88,7 +126,10 @@ const META_OIF: u32 = 5;
 const META_L4PROTO: u32 = 16;
 const CMP_EQUAL: u32 = 0;
 const CMP_NOT_EQUAL: u32 = 1;
+const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
+/// Of the destination's address in the header of IPv4.
+const DESTINATION_OFFSET: u32 = 16;
 const REGISTER: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const VERDICT_RETURN: i32 = -5;
@@ -194,6 +235,13 @@ fn destination_port_is(port: u16) -> Vec<u8> {
     [expression("payload", &load), compare(CMP_EQUAL, &port.to_be_bytes())].concat()
 }
 
+/// The first two octets of the destination's address.
+fn destination_starts_with(octets: [u8; 2]) -> Vec<u8> {
+    let place = [number(2, BASE_NETWORK), number(3, DESTINATION_OFFSET), number(4, 2)].concat();
+    let load = [number(1, REGISTER), place].concat();
+    [expression("payload", &load), compare(CMP_EQUAL, &octets)].concat()
+}
+
 fn load_meta(key: u32) -> Vec<u8> {
     expression("meta", &[number(2, key), number(1, REGISTER)].concat())
 }
@@ -262,20 +310,34 @@ mod tests {
     }
 
     /// What `nft` reads back of the rules, where both it and namespaces are to be had.
-    #[test]
-    fn nft_reads_the_rules_as_they_are_meant() {
-        let Ok(netns) = NetNamespace::create() else { return };
-        Capture::default().install(&netns).unwrap();
+    fn read_back(install: impl FnOnce(&NetNamespace)) -> Option<String> {
+        let netns = NetNamespace::create().ok()?;
+        install(&netns);
         let list = || std::process::Command::new("nft").args(["list", "ruleset"]).output();
-        let Ok(output) = netns.run(list) else { return };
+        let output = netns.run(list).ok()?;
         let words: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().split_whitespace().collect();
+        Some(words.join(" "))
+    }
+
+    #[test]
+    fn nft_reads_the_rules_of_a_pod_as_they_are_meant() {
+        let Some(rules) = read_back(|netns| Capture::default().install(netns).unwrap()) else { return };
         let expected = "table ip heddle { \
              chain output { type nat hook output priority -100; policy accept; \
              meta l4proto tcp meta mark != 0x00004844 oif != \"lo\" redirect to :15001 } \
              chain prerouting { type nat hook prerouting priority dstnat; policy accept; \
              tcp dport 15000 return tcp dport 15001 return tcp dport 15006 return tcp dport 15008 return \
              meta l4proto tcp redirect to :15006 } }";
-        let expected: Vec<_> = expected.split_whitespace().collect();
-        assert_eq!(words.join(" "), expected.join(" "));
+        assert_eq!(rules, expected);
+    }
+
+    #[test]
+    fn nft_reads_the_rules_of_the_way_out_as_they_are_meant() {
+        let Some(rules) = read_back(|netns| Egress { port: 9 }.install(netns).unwrap()) else { return };
+        let expected = "table ip heddle { \
+             chain prerouting { type nat hook prerouting priority dstnat; policy accept; \
+             ip daddr 10.244.0.0/16 return ip daddr 10.96.0.0/16 return \
+             meta l4proto tcp redirect to :9 } }";
+        assert_eq!(rules, expected);
     }
 }

@@ -11,16 +11,17 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::stage::Args;
-use crate::api::{self, Api};
-use crate::controllers;
 use crate::kubelet::{Config, Kubelet, MeshConfig, Network, follow_directory};
 use crate::namespace::NetNamespace;
+use crate::net::egress::Egress;
 use crate::net::{CLUSTER_DOMAIN, DNS_IP, NODE_IP, NodeNetwork, dns, service};
+use heddle_api::Api;
 
 /// The API's port in the nodes's own network, behind the Service `kubernetes`.
 const API_PORT: u16 = 6443;
@@ -69,7 +70,7 @@ pub(super) async fn run(args: &Args, machine: Handle) -> anyhow::Result<()> {
             node
         }
         Err(error) => {
-            tell(&Outcome::Failed(format!("{error:#}")))?;
+            tell(&Outcome::Failed(explain(&error)))?;
             return Err(error);
         }
     };
@@ -80,6 +81,17 @@ pub(super) async fn run(args: &Args, machine: Handle) -> anyhow::Result<()> {
     tracing::info!("the node stops");
     node.kubelet.stop(Duration::from_secs(args.grace)).await;
     Ok(())
+}
+
+/// An error with its causes, each once: many errors tell their cause in their own text.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Says how it went, then closes standard output by pointing it to where standard error goes.
@@ -97,7 +109,7 @@ async fn start(args: &Args, machine: Handle) -> anyhow::Result<(Node, Ready)> {
     let address = listener.local_addr().context("standard input is not the API's listener")?;
     let run_dir = make_run_dir(&args.state_dir, isolated)?;
 
-    let api = Api::open(api::Config { state_dir: Some(args.state_dir.clone()) }).await?;
+    let api = Api::open(heddle_api::Config { state_dir: Some(args.state_dir.clone()) }).await?;
     let client = api.client();
     let mut tasks = JoinSet::new();
     let (directory, following) = follow_directory(client.clone());
@@ -107,19 +119,21 @@ async fn start(args: &Args, machine: Handle) -> anyhow::Result<(Node, Ready)> {
         let netns = NetNamespace::current().context("cannot find the node's network namespace")?;
         let network = NodeNetwork::create(netns.clone()).await?;
         serve_in_node(&mut tasks, &api, &netns)?;
-        let dns = dns::Server::start(&netns, DNS_IP, CLUSTER_DOMAIN, directory.clone(), machine)
+        let dns = dns::Server::start(&netns, DNS_IP, CLUSTER_DOMAIN, directory.clone(), machine.clone())
             .context("cannot serve DNS")?;
+        let egress = Egress::open(&netns).context("cannot open the pods' way out")?;
+        tasks.spawn(egress.run(move |address| connect_on(machine.clone(), address)));
         tasks.spawn(service::run(netns, directory.clone(), vec![DNS_IP]));
         (Network::namespaces(network), Some(dns))
     } else {
-        (Network::loopback(), None)
+        (Network::loopback().context("no part of 127.64.0.0/10 is free for pods")?, None)
     };
     let pods_see = isolated.then_some(SocketAddr::from((NODE_IP, API_PORT)));
     serve_on_machine(&mut tasks, &api, listener, pods_see)?;
-    let settings = controllers::Settings { root_ca: Some(api.ca_pem().to_owned()) };
-    tasks.spawn(async move { match controllers::run(client, settings).await {} });
+    let settings = heddle_controllers::Settings { root_ca: Some(api.ca_pem().to_owned()) };
+    tasks.spawn(async move { match heddle_controllers::run(client, settings).await {} });
 
-    let config = config(args, &run_dir, &api, address)?;
+    let config = config(args, &run_dir, &api, address, network.node_ip())?;
     let kubelet = Arc::new(Kubelet::start(config, api.client(), network, directory).await);
     api.set_node(kubelet.clone());
     let kubeconfig = args.state_dir.join("kubeconfig");
@@ -162,30 +176,34 @@ fn serve_in_node(tasks: &mut JoinSet<()>, api: &Api, netns: &NetNamespace) -> an
     serve_on_machine(tasks, api, listener, Some(address))
 }
 
-fn report(ended: Result<(), api::ApiError>) {
+/// A connection from the network of a runtime.
+async fn connect_on(machine: Handle, address: SocketAddr) -> std::io::Result<TcpStream> {
+    machine.spawn(TcpStream::connect(address)).await.map_err(std::io::Error::other)?
+}
+
+fn report(ended: Result<(), heddle_api::ApiError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "the API does not serve");
     }
 }
 
-fn config(args: &Args, run_dir: &Path, api: &Api, address: SocketAddr) -> anyhow::Result<Config> {
+fn config(args: &Args, run_dir: &Path, api: &Api, address: SocketAddr, node_ip: Ipv4Addr) -> anyhow::Result<Config> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let beside = program.parent().unwrap_or(Path::new("/")).display();
     let path =
         std::env::var("PATH").unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let isolated = args.why.is_none();
-    let control = if isolated { NODE_IP } else { Ipv4Addr::LOCALHOST };
     Ok(Config {
         node_name: args.node_name.clone(),
         run_dir: run_dir.to_owned(),
         log_dir: args.state_dir.join("logs"),
+        claims_dir: args.state_dir.join("claims"),
         hidden: vec![args.state_dir.clone()],
         path: format!("{beside}:{path}"),
         api_ca: api.ca_pem().to_owned(),
         api_address: (address.ip().to_string(), address.port()),
         mesh: MeshConfig {
             program: vec![program.to_string_lossy().into_owned(), "proxy".to_owned()],
-            control: format!("{control}:{CONTROL_PORT}"),
+            control: format!("{node_ip}:{CONTROL_PORT}"),
         },
     })
 }

@@ -1,7 +1,0 @@
-//! The crate from outside: one module per area.
-
-mod api;
-mod api_calls;
-mod api_custom;
-mod kubectl;
-mod kubelet;
