@@ -40,6 +40,7 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::PeerIdentity => ("Bad Gateway", "the endpoint could not prove the identity expected of it"),
         Reason::UpstreamReset => ("Bad Gateway", "the endpoint closed the connection before its answer was complete"),
         Reason::UpstreamTimeout => ("Gateway Timeout", "the endpoint did not answer in time"),
+        Reason::NotHttp2 => ("Bad Gateway", "the application does not speak HTTP/2, which the request came in"),
         Reason::BadRequest => ("Bad Request", "the request is malformed, or could be read in more than one way"),
         Reason::HeadTooLarge => ("Request Header Fields Too Large", "the request's head is larger than the limit"),
         Reason::RequestTimeout => ("Request Timeout", "the request's head did not arrive in time"),

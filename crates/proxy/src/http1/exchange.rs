@@ -6,12 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
+use heddle_http1::{Body, Persistence, Response, find_end, storage};
 use heddle_policy::Reason;
 use tokio::io::AsyncWrite;
+use tracing::debug;
 
-use super::body::Body;
-use super::head::{find_end, storage};
-use super::response::{Persistence, Response};
 use crate::io::{Conn, Transport, Upstream};
 use crate::stall::Stall;
 
@@ -44,7 +43,7 @@ pub(super) struct Exchanged {
 /// Why an exchange did not come to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
-    /// Nothing was sent: another connection may be tried.
+    /// The server has seen nothing of the request, all of which is still here: another may be tried.
     Unsent,
     /// The client went away, or broke off its response.
     Client,
@@ -220,12 +219,13 @@ impl<'a, D: Transport> Exchange<'a, D> {
         }
     }
 
-    /// A stream that the peer refused was not looked at: the request may be sent elsewhere, if all of it that was
-    /// sent is still here.
+    /// Of a stream that was refused no application has seen anything: the request may be sent elsewhere, if all of it
+    /// that was sent is still here.
     fn no_answer(&self, error: &io::Error) -> Failure {
         let is_here = self.upload.bytes <= self.head.len() as u64 && self.upload.accepted == 0;
         match error.kind() {
             io::ErrorKind::ConnectionRefused if is_here => Failure::Unsent,
+            io::ErrorKind::ConnectionRefused => Failure::Answer(Reason::ConnectFailed),
             _ => Failure::Answer(Reason::UpstreamReset),
         }
     }
@@ -233,7 +233,8 @@ impl<'a, D: Transport> Exchange<'a, D> {
     /// Parses the head of `length` bytes and queues it, with the part of the body that came with it.
     fn begin_response(&mut self, length: usize) -> Option<()> {
         let mut storage = storage();
-        let response = Response::parse(&self.upstream.read[..length], &mut storage, self.sent.to_head).ok()?;
+        let parsed = Response::parse(&self.upstream.read[..length], &mut storage, self.sent.to_head);
+        let response = parsed.inspect_err(|error| debug!(%error, "a server's answer is malformed")).ok()?;
         let is_upgrade = response.status == 101;
         if is_upgrade && !self.sent.upgrade {
             return None;

@@ -6,18 +6,17 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Buf;
+use heddle_http1::{Body, Request, find_end, storage};
 use heddle_policy::Reason;
 use heddle_policy::telemetry::Outcome;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::answer::write_answer;
-use super::body::Body;
 use super::exchange::{Exchange, Exchanged, Failure, Sent};
-use super::head::{find_end, storage};
-use super::request::Request;
 use crate::io::{Conn, Transport};
 use crate::limits;
+use crate::record::Record;
 use crate::stall::Stall;
 use crate::tasks::Activity;
 use crate::upstream::{Ended, Lease};
@@ -27,8 +26,11 @@ pub(crate) trait Handler {
     /// Where an accepted request goes.
     type Plan;
 
+    /// Begins the record of a request, where one is wanted.
+    fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>>;
+
     /// Decides a request by its head.
-    fn decide(&mut self, request: &Request<'_, '_>) -> Result<Self::Plan, Refusal>;
+    fn decide(&mut self, request: &Request<'_, '_>, record: Option<&mut Record>) -> Result<Self::Plan, Refusal>;
 
     /// Gets a connection for it. Called again when nothing could be sent on an earlier one.
     async fn connect(&mut self, plan: &Self::Plan) -> Result<Lease, Reason>;
@@ -58,6 +60,7 @@ pub(crate) enum End {
 /// What is left to do for a request whose head has been decided.
 struct Accepted<P> {
     plan: P,
+    record: Option<Box<Record>>,
     sent: Sent,
     body: Body,
 }
@@ -154,18 +157,34 @@ async fn serve_request<D: Transport, H: Handler>(
     let taken = accepted.body.accept(&client.read).unwrap_or(0);
     head.extend_from_slice(&client.read[..taken]);
     client.read.advance(taken);
-    for _ in 0..limits::ATTEMPTS {
+    let mut attempts = 0;
+    loop {
         let mut lease = match handler.connect(&accepted.plan).await {
             Ok(lease) => lease,
-            Err(reason) => return refuse(client, reason, accepted.rest()).await,
+            Err(reason) => {
+                accepted.refused(reason);
+                // Another proxy knows where else to go.
+                let is_answered = !client.transport.refuse();
+                let rest = accepted.rest();
+                return if is_answered { refuse(client, reason, rest).await } else { Ok(Next::End(End::Closed)) };
+            }
         };
+        attempts += 1;
         stall.start();
         let mut exchange = Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body);
-        let result = exchange.run(stall).await;
+        let result = match exchange.run(stall).await {
+            Err(Failure::Unsent) if attempts == limits::ATTEMPTS => Err(Failure::Answer(Reason::ConnectFailed)),
+            result => result,
+        };
         let (uploaded, downloaded) = (exchange.upload.bytes, exchange.download.bytes);
         let rest = Rest { body: exchange.rest_of_request(), ..accepted.rest() };
         let (outcome, reason) = outcome(&result);
-        let ended = Ended { outcome, reason, latency: start.elapsed(), uploaded, downloaded };
+        let status = result.map_or_else(|_| reason.map_or(0, Reason::status), |exchanged| exchanged.status);
+        let (grpc_status, latency) = (None, start.elapsed());
+        let ended = Ended { outcome, status, grpc_status, reason, latency, uploaded, downloaded };
+        if let (Some(record), false) = (&mut accepted.record, matches!(result, Err(Failure::Unsent))) {
+            record.ended(&ended, &lease.counters.edge);
+        }
         return match result {
             Err(Failure::Unsent) => {
                 lease.unsent();
@@ -186,8 +205,6 @@ async fn serve_request<D: Transport, H: Handler>(
             }
         };
     }
-    handler.malformed(Reason::ConnectFailed);
-    refuse(client, Reason::ConnectFailed, accepted.rest()).await
 }
 
 /// What a refused request has still to send, and how it may be answered.
@@ -199,6 +216,12 @@ struct Rest {
 }
 
 impl<P> Accepted<P> {
+    fn refused(&mut self, reason: Reason) {
+        if let Some(record) = &mut self.record {
+            record.refused(reason);
+        }
+    }
+
     fn rest(&self) -> Rest {
         let Sent { keep_alive, to_head, expects_continue, .. } = self.sent;
         Rest { body: self.body, keep_alive, to_head, expects_continue }
@@ -230,12 +253,21 @@ fn receive<D: Transport, H: Handler>(
                 upgrade: request.upgrade,
                 expects_continue: request.expects_continue,
             };
-            match handler.decide(&request) {
+            let mut record = handler.record(&request);
+            match handler.decide(&request, record.as_deref_mut()) {
                 Ok(plan) => {
-                    request.forward(head);
-                    Ok(Accepted { plan, sent, body: request.body })
+                    match record.as_ref().and_then(|record| record.propagation()) {
+                        Some(propagation) => request.forward_with(&propagation.headers(), head),
+                        None => request.forward(head),
+                    }
+                    Ok(Accepted { plan, record, sent, body: request.body })
                 }
                 Err(refusal) => {
+                    match (record, &refusal) {
+                        (Some(mut record), Refusal::Answer(reason)) => record.refused(*reason),
+                        // What passes through the tunnel is recorded.
+                        (record, _) => Record::forget(record),
+                    }
                     let Sent { keep_alive, to_head, expects_continue, .. } = sent;
                     Err((refusal, Rest { body: request.body, keep_alive, to_head, expects_continue }))
                 }

@@ -1,20 +1,20 @@
 //! A response's head.
 
-use super::body::Body;
-use super::head::{Fields, Invalid, Storage};
+use crate::body::Body;
+use crate::head::{Fields, Invalid, Storage};
 
 /// A response's head, parsed in place and found unambiguous.
-pub(crate) struct Response<'h, 'b> {
-    pub(crate) status: u16,
-    pub(crate) fields: Fields<'h, 'b>,
-    pub(crate) body: Body,
+pub struct Response<'h, 'b> {
+    pub status: u16,
+    pub fields: Fields<'h, 'b>,
+    pub body: Body,
     /// Whether the connection it came on can carry another exchange.
-    pub(crate) keep_alive: bool,
+    pub keep_alive: bool,
 }
 
 /// What a response says of the connection it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Persistence {
+pub enum Persistence {
     /// The default of its version.
     Implied,
     Close,
@@ -26,7 +26,7 @@ pub(crate) enum Persistence {
 
 impl<'h, 'b> Response<'h, 'b> {
     /// Parses the complete head of an answer to a request, which had the method HEAD or not.
-    pub(crate) fn parse(head: &'b [u8], storage: &'h mut Storage<'b>, to_head: bool) -> Result<Self, Invalid> {
+    pub fn parse(head: &'b [u8], storage: &'h mut Storage<'b>, to_head: bool) -> Result<Self, Invalid> {
         let mut parsed = httparse::Response::new(&mut []);
         let complete =
             httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, storage)?;
@@ -45,12 +45,12 @@ impl<'h, 'b> Response<'h, 'b> {
     }
 
     /// Whether more heads follow for the same request.
-    pub(crate) fn is_interim(&self) -> bool {
+    pub fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..=199)
     }
 
     /// The head as the client receives it.
-    pub(crate) fn forward(&self, persistence: Persistence, out: &mut Vec<u8>) {
+    pub fn forward(&self, persistence: Persistence, out: &mut Vec<u8>) {
         let fields = &self.fields;
         let line: &[u8] = match persistence {
             Persistence::Implied if fields.dropped == 0 => return out.extend_from_slice(fields.bytes),
@@ -66,7 +66,7 @@ impl<'h, 'b> Response<'h, 'b> {
     }
 
     /// Whether a proxy of the mesh answered in the server's stead, by policy.
-    pub(crate) fn is_denial(&self) -> bool {
+    pub fn is_denial(&self) -> bool {
         self.status == 403 && self.fields.values("x-heddle-reason").next().is_some()
     }
 }

@@ -3,16 +3,16 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use heddle_policy::{Headers, Reason};
+use heddle_policy::{Headers, Reason, joined};
 use httparse::Header;
 use memchr::memchr_iter;
 
-use super::body::{Body, is_token};
-use crate::limits;
+use crate::body::{Body, is_token};
+use crate::{HEAD_BYTES, HEADERS};
 
 /// Why a head is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum Invalid {
+pub enum Invalid {
     #[error("not well-formed, or open to more than one reading: {0}")]
     Malformed(&'static str),
     #[error("larger than the limit")]
@@ -20,27 +20,28 @@ pub(crate) enum Invalid {
 }
 
 /// Room for the headers of one head, for the time of its parsing.
-pub(crate) type Storage<'b> = [MaybeUninit<Header<'b>>; limits::HEADERS];
+pub type Storage<'b> = [MaybeUninit<Header<'b>>; HEADERS];
 
 /// The headers of a head, and which of them stay behind.
-pub(crate) struct Fields<'h, 'b> {
+#[derive(Clone, Copy)]
+pub struct Fields<'h, 'b> {
     /// The head as received.
-    pub(super) bytes: &'b [u8],
-    pub(super) headers: &'h [Header<'b>],
+    pub(crate) bytes: &'b [u8],
+    pub(crate) headers: &'h [Header<'b>],
     /// Bit `i`: the header `i` belongs to the connection and does not go on (RFC 9110, section 7.6.1).
-    pub(super) dropped: u128,
+    pub(crate) dropped: u128,
 }
 
 /// What the `Connection` headers of a message say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct ConnectionOptions {
-    pub(super) close: bool,
-    pub(super) keep_alive: bool,
-    pub(super) upgrade: bool,
+pub(crate) struct ConnectionOptions {
+    pub(crate) close: bool,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
 }
 
 impl Invalid {
-    pub(crate) fn reason(self) -> Reason {
+    pub fn reason(self) -> Reason {
         match self {
             Self::Malformed(_) => Reason::BadRequest,
             Self::TooLarge => Reason::HeadTooLarge,
@@ -48,24 +49,24 @@ impl Invalid {
     }
 }
 
-pub(crate) fn storage<'b>() -> Storage<'b> {
-    [const { MaybeUninit::uninit() }; limits::HEADERS]
+pub fn storage<'b>() -> Storage<'b> {
+    [const { MaybeUninit::uninit() }; HEADERS]
 }
 
 /// The length of the head at the start of `bytes`, its empty line included; `None` while it is incomplete.
 ///
 /// `searched` is where an earlier call stopped looking. A line that ends without a carriage return is refused at once.
-pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Invalid> {
+pub fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Invalid> {
     for at in memchr_iter(b'\n', &bytes[*searched..]).map(|at| at + *searched) {
         if at == 0 || bytes[at - 1] != b'\r' {
             return Err(Invalid::Malformed("a line that ends in a line feed alone"));
         }
         if at >= 3 && bytes[at - 2] == b'\n' {
-            return if at < limits::HEAD_BYTES { Ok(Some(at + 1)) } else { Err(Invalid::TooLarge) };
+            return if at < HEAD_BYTES { Ok(Some(at + 1)) } else { Err(Invalid::TooLarge) };
         }
     }
     *searched = bytes.len();
-    if bytes.len() >= limits::HEAD_BYTES { Err(Invalid::TooLarge) } else { Ok(None) }
+    if bytes.len() >= HEAD_BYTES { Err(Invalid::TooLarge) } else { Ok(None) }
 }
 
 impl From<httparse::Error> for Invalid {
@@ -84,7 +85,7 @@ impl From<httparse::Error> for Invalid {
 
 impl<'h, 'b> Fields<'h, 'b> {
     /// Finds the headers that stay behind: `Connection`, what it names, and the ones always of a connection.
-    pub(super) fn new(bytes: &'b [u8], headers: &'h [Header<'b>]) -> Result<(Self, ConnectionOptions), Invalid> {
+    pub(crate) fn new(bytes: &'b [u8], headers: &'h [Header<'b>]) -> Result<(Self, ConnectionOptions), Invalid> {
         let mut fields = Self { bytes, headers, dropped: 0 };
         let mut options = ConnectionOptions::default();
         for (at, header) in headers.iter().enumerate() {
@@ -126,8 +127,19 @@ impl<'h, 'b> Fields<'h, 'b> {
         Ok(())
     }
 
+    /// The same without the headers of these names.
+    pub(crate) fn without<'n>(&self, names: impl Iterator<Item = &'n str>) -> Self {
+        let mut fields = *self;
+        for name in names {
+            let has_name = |header: &&Header<'_>| header.name.eq_ignore_ascii_case(name);
+            let named = self.headers.iter().enumerate().filter(|(_, header)| has_name(header));
+            fields.dropped |= named.fold(0, |bits, (at, _)| bits | 1 << at);
+        }
+        fields
+    }
+
     /// The values of a header, of those that go on.
-    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         let headers = self.headers.iter().enumerate();
         headers
             .filter(move |(at, header)| self.dropped >> at & 1 == 0 && header.name.eq_ignore_ascii_case(name))
@@ -135,7 +147,7 @@ impl<'h, 'b> Fields<'h, 'b> {
     }
 
     /// The only value of a header: an error when there are several.
-    pub(super) fn single(&self, name: &str, what: &'static str) -> Result<Option<&'b [u8]>, Invalid> {
+    pub(crate) fn single(&self, name: &str, what: &'static str) -> Result<Option<&'b [u8]>, Invalid> {
         let mut values = self.values(name);
         let first = values.next();
         if values.next().is_some() { Err(Invalid::Malformed(what)) } else { Ok(first) }
@@ -143,7 +155,7 @@ impl<'h, 'b> Fields<'h, 'b> {
 
     /// The framing that the headers declare; `None` when they declare none. Both kinds at once, several lengths, and
     /// codings other than `chunked` are refused.
-    pub(super) fn framing(&self) -> Result<Option<Body>, Invalid> {
+    pub(crate) fn framing(&self) -> Result<Option<Body>, Invalid> {
         let length = self.single("content-length", "several Content-Length headers")?;
         let coding = self.single("transfer-encoding", "several Transfer-Encoding headers")?;
         match (length, coding) {
@@ -156,7 +168,7 @@ impl<'h, 'b> Fields<'h, 'b> {
     }
 
     /// Appends the header lines that go on, as they were received.
-    pub(super) fn forward(&self, out: &mut Vec<u8>) {
+    pub(crate) fn forward(&self, out: &mut Vec<u8>) {
         let mut from = self.lines_start();
         for at in (0..self.headers.len()).filter(|at| self.dropped >> at & 1 == 1) {
             out.extend_from_slice(&self.bytes[from..self.line_start(at)]);
@@ -165,7 +177,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         out.extend_from_slice(&self.bytes[from..self.lines_end()]);
     }
 
-    pub(super) fn lines_start(&self) -> usize {
+    pub(crate) fn lines_start(&self) -> usize {
         self.line_start(0)
     }
 
@@ -182,14 +194,7 @@ impl<'h, 'b> Fields<'h, 'b> {
 
 impl Headers for Fields<'_, '_> {
     fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut values = self.values(name);
-        let first = values.next()?;
-        Some(values.fold(Cow::Borrowed(first), |joined, value| {
-            let mut joined = joined.into_owned();
-            joined.push(b',');
-            joined.extend_from_slice(value);
-            Cow::Owned(joined)
-        }))
+        joined(self.values(name), b",")
     }
 }
 

@@ -1,10 +1,10 @@
 //! The framing of a body: where it ends, found while its bytes pass.
 
-use crate::limits;
+use crate::{CHUNK_LINE_BYTES, TRAILER_BYTES};
 
 /// What is still to come of a message's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Body {
+pub enum Body {
     /// So many bytes; 0 when it is complete.
     Length(u64),
     /// Chunks, and the trailers after them.
@@ -15,7 +15,7 @@ pub(crate) enum Body {
 
 /// Where in the chunked coding (RFC 9112, section 7.1) the next byte falls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Chunks {
+pub enum Chunks {
     /// In a chunk's size, of which `digits` have been read.
     Size {
         size: u64,
@@ -56,18 +56,18 @@ pub(crate) enum Chunks {
 
 /// The bytes are not what the framing says they are, or two parsers could read them differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct InvalidBody;
+pub struct InvalidBody;
 
 impl Body {
-    pub(crate) const EMPTY: Self = Self::Length(0);
-    pub(crate) const CHUNKED: Self = Self::Chunked(Chunks::Size { size: 0, digits: 0 });
+    pub const EMPTY: Self = Self::Length(0);
+    pub const CHUNKED: Self = Self::Chunked(Chunks::Size { size: 0, digits: 0 });
 
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks::Done))
     }
 
     /// Takes the bytes of `bytes` that belong to the body; how many they are.
-    pub(crate) fn accept(&mut self, bytes: &[u8]) -> Result<usize, InvalidBody> {
+    pub fn accept(&mut self, bytes: &[u8]) -> Result<usize, InvalidBody> {
         match self {
             Self::Length(left) => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
@@ -80,7 +80,7 @@ impl Body {
     }
 
     /// Whether the body is complete when its connection ends here.
-    pub(crate) fn may_end(&self) -> bool {
+    pub fn may_end(&self) -> bool {
         self.is_done() || *self == Self::UntilEnd
     }
 }
@@ -115,7 +115,7 @@ impl Chunks {
             (Self::Size { size, digits: 1.. }, b'\r') => Self::SizeLf { size },
             (Self::Size { size, digits: 1.. }, b';') => Self::Extension { size, length: 0 },
             (Self::Extension { size, .. }, b'\r') => Self::SizeLf { size },
-            (Self::Extension { size, length }, byte) if is_text(byte) && length < limits::CHUNK_LINE_BYTES => {
+            (Self::Extension { size, length }, byte) if is_text(byte) && length < CHUNK_LINE_BYTES => {
                 Self::Extension { size, length: length + 1 }
             }
             (Self::SizeLf { size: 0 }, b'\n') => Self::TrailerStart { length: 0 },
@@ -129,7 +129,7 @@ impl Chunks {
     }
 
     fn step_trailer(self, byte: u8) -> Option<Self> {
-        let within = |length: usize| (length < limits::TRAILER_BYTES).then_some(length + 1);
+        let within = |length: usize| (length < TRAILER_BYTES).then_some(length + 1);
         Some(match (self, byte) {
             (Self::TrailerStart { length } | Self::TrailerName { length }, byte) if is_token(byte) => {
                 Self::TrailerName { length: within(length)? }
@@ -149,6 +149,6 @@ fn is_text(byte: u8) -> bool {
 }
 
 /// A byte of a token (RFC 9110, section 5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

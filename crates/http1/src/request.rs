@@ -2,33 +2,33 @@
 
 use heddle_policy::normalize_path;
 
-use super::body::Body;
-use super::head::{Fields, Invalid, Storage};
+use crate::body::Body;
+use crate::head::{Fields, Invalid, Storage};
 
 /// A request's head, parsed in place and found unambiguous.
-pub(crate) struct Request<'h, 'b> {
-    pub(crate) method: &'b str,
+pub struct Request<'h, 'b> {
+    pub method: &'b str,
     /// In origin form (`/path?query`), or `*`; the authority for CONNECT.
-    pub(crate) target: &'b str,
+    pub target: &'b str,
     /// The target's own when it was in absolute form, else the `Host` header's. Empty for HTTP/1.0 without one.
-    pub(crate) authority: &'b str,
+    pub authority: &'b str,
     /// Whether the target was in absolute form, as clients speak to a proxy.
-    pub(crate) is_absolute: bool,
+    pub is_absolute: bool,
     /// The minor version: 0 or 1.
-    pub(crate) version: u8,
-    pub(crate) fields: Fields<'h, 'b>,
-    pub(crate) body: Body,
+    pub version: u8,
+    pub fields: Fields<'h, 'b>,
+    pub body: Body,
     /// Whether the client means to send another request on the connection.
-    pub(crate) keep_alive: bool,
+    pub keep_alive: bool,
     /// Whether it asks for another protocol, such as WebSocket.
-    pub(crate) upgrade: bool,
+    pub upgrade: bool,
     /// Whether the body waits for a `100 Continue`.
-    pub(crate) expects_continue: bool,
+    pub expects_continue: bool,
 }
 
 impl<'h, 'b> Request<'h, 'b> {
     /// Parses a complete head.
-    pub(crate) fn parse(head: &'b [u8], storage: &'h mut Storage<'b>) -> Result<Self, Invalid> {
+    pub fn parse(head: &'b [u8], storage: &'h mut Storage<'b>) -> Result<Self, Invalid> {
         let mut parsed = httparse::Request::new(&mut []);
         if !parsed.parse_with_uninit_headers(head, storage)?.is_complete() {
             return Err(Invalid::Malformed("the head"));
@@ -66,9 +66,16 @@ impl<'h, 'b> Request<'h, 'b> {
     }
 
     /// The head as the next hop receives it: the target in origin form, and without what belongs to this connection.
-    pub(crate) fn forward(&self, out: &mut Vec<u8>) {
-        let fields = &self.fields;
-        if fields.dropped == 0 && !self.is_absolute {
+    pub fn forward(&self, out: &mut Vec<u8>) {
+        self.forward_with(&[], out);
+    }
+
+    /// The same with headers of the mesh's own: whatever the client sent by these names does not go on, and a value is
+    /// put in its place.
+    pub fn forward_with(&self, headers: &[(&str, Option<String>)], out: &mut Vec<u8>) {
+        let fields = &self.fields.without(headers.iter().map(|(name, _)| *name));
+        let values = || headers.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+        if fields.dropped == 0 && !self.is_absolute && values().next().is_none() {
             return out.extend_from_slice(fields.bytes);
         }
         match self.is_absolute {
@@ -84,6 +91,12 @@ impl<'h, 'b> Request<'h, 'b> {
                 out.extend_from_slice(header.value);
                 out.extend_from_slice(b"\r\n");
             }
+        }
+        for (name, value) in values() {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -105,7 +118,7 @@ impl<'h, 'b> Request<'h, 'b> {
     }
 
     /// The request as rules see it, given to `judge`; `None` when its path cannot be judged.
-    pub(crate) fn judge<R>(&self, judge: impl FnOnce(&heddle_policy::Request<'_, Fields<'h, 'b>>) -> R) -> Option<R> {
+    pub fn judge<R>(&self, judge: impl FnOnce(&heddle_policy::Request<'_, Fields<'h, 'b>>) -> R) -> Option<R> {
         let path =
             normalize_path(if self.target.starts_with('?') || self.target.is_empty() { "/" } else { self.target })?;
         let authority = self.authority;
@@ -129,7 +142,7 @@ fn authority<'b>(fields: &Fields<'_, 'b>, version: u8) -> Result<&'b str, Invali
 }
 
 /// Whether a text has only what a host and a port are made of.
-pub(crate) fn is_authority(text: &str) -> bool {
+pub fn is_authority(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte))
 }
 
