@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_policy::{HttpMatch, Mode, Origin, PodName, Probe, Protocol, ServiceName};
+use heddle_policy::{AccessLog, HttpMatch, Mode, Origin, PodName, Probe, Protocol, ServiceName};
 
 /// Labels of an object, or the labels that a selector demands.
 pub(crate) type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -28,7 +28,11 @@ pub(crate) struct Namespace {
     pub(crate) mode: Option<Result<Mode, Arc<str>>>,
     /// Whether the label `heddle.dev/inject` keeps its pods out of the mesh.
     pub(crate) opted_out: bool,
+    pub(crate) access_log: AccessLogSetting,
 }
+
+/// The annotation `heddle.dev/access-log`: absent, what it asks for, or its text when that means nothing.
+pub(crate) type AccessLogSetting = Option<Result<AccessLog, Arc<str>>>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
@@ -93,6 +97,7 @@ pub(crate) struct Workload {
     pub(crate) finished: bool,
     pub(crate) ports: Vec<ContainerPort>,
     pub(crate) probes: Vec<Probe>,
+    pub(crate) access_log: AccessLogSetting,
 }
 
 #[derive(Clone, Debug)]

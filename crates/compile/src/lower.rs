@@ -7,7 +7,9 @@ use heddle_smi::MODE_LABEL;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::facts::{Labels, Namespace, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport};
+use crate::facts::{
+    AccessLogSetting, Labels, Namespace, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport,
+};
 use crate::protocol::{of_app_protocol, of_name};
 use crate::resource_set::Identity;
 
@@ -21,6 +23,16 @@ pub(crate) const INJECT_LABEL: &str = "heddle.dev/inject";
 pub(crate) struct Metadata {
     #[serde(deserialize_with = "nullable")]
     pub(crate) labels: Labels,
+    #[serde(deserialize_with = "nullable")]
+    annotations: Annotations,
+}
+
+/// Of all annotations, those that mean something here.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Annotations {
+    #[serde(rename = "heddle.dev/access-log")]
+    access_log: Option<Arc<str>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -112,14 +124,20 @@ struct TargetRef {
 }
 
 pub(crate) fn namespace(object: &Value) -> serde_json::Result<Namespace> {
-    let labels = Object::<Nothing>::deserialize(object)?.metadata.labels;
+    let Metadata { labels, annotations } = Object::<Nothing>::deserialize(object)?.metadata;
     let mode = labels.get(MODE_LABEL).map(|text| match &**text {
         "enforce" => Ok(Mode::Enforce),
         "audit" => Ok(Mode::Audit),
         "permissive" => Ok(Mode::Permissive),
         _ => Err(text.clone()),
     });
-    Ok(Namespace { mode, opted_out: is_opted_out(&labels) })
+    Ok(Namespace { mode, opted_out: is_opted_out(&labels), access_log: annotations.access_log() })
+}
+
+impl Annotations {
+    pub(crate) fn access_log(&self) -> AccessLogSetting {
+        self.access_log.as_ref().map(|text| text.parse().map_err(|()| text.clone()))
+    }
 }
 
 pub(crate) fn is_opted_out(labels: &Labels) -> bool {

@@ -82,6 +82,8 @@ fn proxies(
             workload: workload.owner.clone(),
             identity,
             cluster_domain: settings.cluster_domain.clone(),
+            access_log: member.access_log,
+            tracing: settings.tracing.clone(),
         };
         let proxy = Proxy { settings: Arc::new(settings), inbound: Arc::new(inbound) };
         proxies.insert(workload.name.clone(), proxy);

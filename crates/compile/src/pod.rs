@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::facts::{ContainerPort, Labels, Workload};
-use crate::lower::{PortReference, is_opted_out, nullable, transport};
+use crate::lower::{Annotations, PortReference, is_opted_out, nullable, transport};
 use crate::resource_set::Identity;
 
 #[derive(Deserialize, Default)]
@@ -27,6 +27,8 @@ struct Pod {
 struct PodMetadata {
     #[serde(deserialize_with = "nullable")]
     labels: Labels,
+    #[serde(deserialize_with = "nullable")]
+    annotations: Annotations,
     #[serde(deserialize_with = "nullable")]
     owner_references: Vec<OwnerReference>,
 }
@@ -166,6 +168,7 @@ fn workload(identity: &Identity<'_>, metadata: PodMetadata, spec: PodSpec) -> Wo
         name: PodName::new(identity.namespace.clone(), identity.name.clone()),
         is_template: false,
         opted_out: spec.host_network == Some(true) || is_opted_out(&metadata.labels),
+        access_log: metadata.annotations.access_log(),
         labels: metadata.labels,
         service_account: account.unwrap_or_else(|| "default".into()),
         owner: None,

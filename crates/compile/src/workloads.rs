@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_policy::{PodName, SpiffeId};
+use heddle_policy::{AccessLog, PodName, SpiffeId};
 
 use crate::facts::{Fact, Labels, Service, ServicePort, Transport, Workload};
 use crate::settings::Settings;
@@ -32,6 +32,7 @@ pub(crate) struct Member<'a> {
     pub(crate) workload: &'a Workload,
     /// Absent outside the mesh.
     pub(crate) identity: Option<SpiffeId>,
+    pub(crate) access_log: AccessLog,
     /// What Services' ports mean on it.
     pub(crate) targets: Vec<Target<'a>>,
 }
@@ -59,7 +60,8 @@ pub(crate) fn workloads<'a>(set: &'a ResourceSet, settings: &Settings, problems:
             problems.push(Problem::error(fact.at("spec.serviceAccountName"), ProblemReason::Invalid, message));
         }
         let identity = identity.clone().filter(|_| is_in_mesh(set, workload));
-        workloads.insert(Member { workload, identity, targets: Vec::new() });
+        let access_log = settings.access_log(fact, workload, problems);
+        workloads.insert(Member { workload, identity, access_log, targets: Vec::new() });
     }
     for service in set.services.values() {
         workloads.map_ports(service, problems);

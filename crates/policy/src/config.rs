@@ -1,6 +1,7 @@
 //! The configuration of one proxy, and the pieces in which it travels.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,49 @@ pub struct Settings {
     pub identity: SpiffeId,
     /// The DNS domain of Services, such as `cluster.local`.
     pub cluster_domain: Arc<str>,
+    /// Which requests and connections get a line in the access log.
+    #[serde(default, skip_serializing_if = "AccessLog::is_off")]
+    pub access_log: AccessLog,
+    /// Absent: no spans are made, and headers of traces pass as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
+}
+
+/// What the access log tells.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AccessLog {
+    #[default]
+    Off,
+    /// What policy denied, or would deny if it were enforced.
+    Denied,
+    /// Everything.
+    All,
+}
+
+/// Where spans go, and how many are made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tracing {
+    /// The collector, as `http://HOST:PORT` or, for TLS, `https://HOST:PORT`; over HTTP with the path of its traces, or
+    /// `/v1/traces` when it has none.
+    pub endpoint: Arc<str>,
+    pub protocol: OtlpProtocol,
+    /// In PEM, the authorities that may certify the collector. Absent: those of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificates: Option<Arc<str>>,
+    /// How many of a million traces that begin at this proxy are sampled. One that began before keeps its decision.
+    pub samples_per_million: u32,
+}
+
+/// The transports of OTLP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OtlpProtocol {
+    #[default]
+    Grpc,
+    /// HTTP with bodies in protobuf.
+    Http,
 }
 
 /// A part of a configuration that can change on its own: the unit of delta xDS.
@@ -47,6 +91,28 @@ pub enum Piece {
     Inbound(Arc<Inbound>),
     Service(Arc<Service>),
     Pod(Arc<Endpoint>),
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+/// `off`, `denied` or `all`.
+impl FromStr for AccessLog {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "off" => Ok(Self::Off),
+            "denied" => Ok(Self::Denied),
+            "all" => Ok(Self::All),
+            _ => Err(()),
+        }
+    }
 }
 
 // === impl ProxyConfig ===

@@ -21,10 +21,10 @@ pub use access::{
     Authorization, Decision, Denied, Inbound, InboundPort, Judgement, Mode, Opinion, Peer, Ports, Probe, Source,
     Verdict,
 };
-pub use config::{Piece, ProxyConfig, Settings};
+pub use config::{AccessLog, OtlpProtocol, Piece, ProxyConfig, Settings, Tracing};
 pub use name::{InvalidSpiffeId, Origin, PodName, ServiceName, SpiffeId};
 pub use path::normalize_path;
 pub use pattern::{HeaderPattern, InvalidPattern, PathPattern};
 pub use reason::Reason;
-pub use request::{Headers, Request};
+pub use request::{Headers, Request, joined};
 pub use route::{Backend, Endpoint, HeaderMatch, HttpMatch, Pick, Protocol, Service, ServicePort, Split};

@@ -32,6 +32,8 @@ pub enum Reason {
     UpstreamReset,
     /// The endpoint did not answer in time.
     UpstreamTimeout,
+    /// The application does not speak HTTP/2, which the client's request came in.
+    NotHttp2,
     /// The request is not well-formed HTTP, or two parsers could read it differently.
     BadRequest,
     /// The request's head is larger than the limit.
@@ -58,6 +60,7 @@ impl Reason {
             Self::PeerIdentity => "peer-identity",
             Self::UpstreamReset => "upstream-reset",
             Self::UpstreamTimeout => "upstream-timeout",
+            Self::NotHttp2 => "not-http2",
             Self::BadRequest => "bad-request",
             Self::HeadTooLarge => "head-too-large",
             Self::RequestTimeout => "request-timeout",
@@ -75,7 +78,7 @@ impl Reason {
             | Self::RouteNotAllowed
             | Self::NotHttp => 403,
             Self::SplitAllZero | Self::NoEndpoint | Self::Overloaded => 503,
-            Self::ConnectFailed | Self::PeerIdentity | Self::UpstreamReset => 502,
+            Self::ConnectFailed | Self::PeerIdentity | Self::UpstreamReset | Self::NotHttp2 => 502,
             Self::UpstreamTimeout => 504,
             Self::BadRequest => 400,
             Self::HeadTooLarge => 431,

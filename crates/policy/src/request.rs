@@ -20,18 +20,22 @@ pub trait Headers {
     fn value(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 }
 
+/// The values of one header as one value; `None` when there are none. Only several are copied.
+pub fn joined<'v>(mut values: impl Iterator<Item = &'v [u8]>, separator: &[u8]) -> Option<Cow<'v, [u8]>> {
+    let first = values.next()?;
+    Some(values.fold(Cow::Borrowed(first), |joined, value| {
+        let mut joined = joined.into_owned();
+        joined.extend_from_slice(separator);
+        joined.extend_from_slice(value);
+        Cow::Owned(joined)
+    }))
+}
+
 /// Name and value pairs, for tests and for tools that evaluate policy without traffic.
 impl Headers for [(&str, &str)] {
     fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut values =
-            self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes());
-        let first = values.next()?;
-        Some(values.fold(Cow::Borrowed(first), |joined, value| {
-            let mut joined = joined.into_owned();
-            joined.push(b',');
-            joined.extend_from_slice(value);
-            Cow::Owned(joined)
-        }))
+        let named = self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        joined(named.map(|(_, value)| value.as_bytes()), b",")
     }
 }
 

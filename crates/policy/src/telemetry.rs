@@ -4,6 +4,7 @@
 //! [`Histogram`]s that can be merged without loss, so that a percentile of any aggregation is a true one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,14 +76,70 @@ pub struct Counts {
     pub denied: u64,
 }
 
-/// What a proxy reports: its edges with their totals.
+/// What a proxy reports: its edges with their totals. A newer report of an instance makes the older ones dispensable, and
+/// one that arrives twice counts once.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Changes when the proxy restarts, and its totals with it.
+    /// Names the totals: another instance began with zeros.
     pub instance: Arc<str>,
     pub edges: Vec<(Edge, Totals)>,
+    /// The connections without HTTP that are open now, of the edges that have any: TCP connections, which are not among
+    /// the totals before they have ended, and such as a request has turned into another protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<(Edge, u64)>,
+    /// What proxies of the pod that were killed had counted and not noted.
+    #[serde(default)]
+    pub lost: Lost,
+    /// Whether the proxy has ended, and nothing of it is missing.
+    #[serde(default)]
+    pub last: bool,
+    /// The newest part of the totals by time, oldest first, for a reader that has not followed them.
+    #[serde(default, skip_serializing_if = "<[Past]>::is_empty")]
+    pub history: Arc<[Past]>,
 }
+
+/// What was counted in an interval.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Past {
+    /// How many seconds ago the interval ended, as seen from the report.
+    pub age: u32,
+    /// What was added to each edge's totals.
+    pub edges: Arc<[(Edge, Totals)]>,
+}
+
+/// The time of which counts are missing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lost {
+    /// The newest gaps, oldest first.
+    pub gaps: Vec<Gap>,
+    /// The length of all there ever were, in milliseconds.
+    pub total_ms: u64,
+}
+
+/// A time within which some counts are missing. Both ends are in milliseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// All that was counted before is there.
+    pub from: u64,
+    pub until: u64,
+}
+
+/// How often totals are reported, when they have changed.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often totals are noted where the next proxy finds them, so that a proxy which is killed loses no more than its
+/// last second. Twice as often as would do, as a note may be late.
+pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The gaps that a report tells of.
+const MAX_GAPS: usize = 60;
+
+/// How far back a [history](Report::history) goes.
+pub const HISTORY: Duration = Duration::from_secs(600);
 
 /// A log-linear histogram of microseconds: 64 buckets an octave, so that a value is off by at most 1/128 of itself.
 /// Sparse: pairs of bucket and count, by bucket. It is read from the wire, so that reading puts it in order.
@@ -117,6 +174,92 @@ pub const fn bucket_value(bucket: u16) -> u64 {
     let shift = (bucket >> PRECISION).saturating_sub(1);
     let low = (bucket - (shift << PRECISION)) << shift;
     low + ((1 << shift) >> 1)
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Whether it says more than `earlier`, an older one of the same proxy. What ages is no news.
+    pub fn is_news_after(&self, earlier: &Self) -> bool {
+        let Self { last, lost, edges, open, .. } = self;
+        (last, lost, edges, open) != (&earlier.last, &earlier.lost, &earlier.edges, &earlier.open)
+    }
+}
+
+// === impl Lost, Gap ===
+
+impl Lost {
+    /// Adds a gap that is newer than the others.
+    pub fn add(&mut self, gap: Gap) {
+        self.total_ms = self.total_ms.saturating_add(gap.length().as_millis() as u64);
+        self.gaps.push(gap);
+        let too_many = self.gaps.len().saturating_sub(MAX_GAPS);
+        self.gaps.drain(..too_many);
+    }
+}
+
+impl Gap {
+    pub fn length(&self) -> Duration {
+        Duration::from_millis(self.until.saturating_sub(self.from))
+    }
+}
+
+// === impl Counts, Totals ===
+
+impl Counts {
+    /// All outcomes.
+    pub fn total(&self) -> u64 {
+        self.success.saturating_add(self.failure).saturating_add(self.denied)
+    }
+
+    fn each(&mut self, other: &Self, change: fn(u64, u64) -> u64) {
+        self.success = change(self.success, other.success);
+        self.failure = change(self.failure, other.failure);
+        self.denied = change(self.denied, other.denied);
+    }
+}
+
+impl Totals {
+    /// Adds another's counts.
+    pub fn merge(&mut self, other: &Self) {
+        self.each(other, u64::saturating_add);
+        self.latency.merge(&other.latency);
+        for &(reason, count) in &other.reasons {
+            match self.reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, sum)) => *sum = sum.saturating_add(count),
+                None => self.reasons.push((reason, count)),
+            }
+        }
+    }
+
+    /// What has been added since `earlier`, an older state of the same totals.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |reason| earlier.reasons.iter().find(|(other, _)| *other == reason).map_or(0, |(_, count)| *count);
+        let reasons = self.reasons.iter().map(|&(reason, count)| (reason, count.saturating_sub(before(reason))));
+        let latency = self.latency.since(&earlier.latency);
+        let mut added = Self { reasons: reasons.filter(|(_, count)| *count > 0).collect(), latency, ..self.scalars() };
+        added.each(earlier, u64::saturating_sub);
+        added
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The counts alone.
+    fn scalars(&self) -> Self {
+        let Self { requests, connections, would_deny, bytes_received, bytes_sent, .. } = *self;
+        Self { requests, connections, would_deny, bytes_received, bytes_sent, ..Self::default() }
+    }
+
+    fn each(&mut self, other: &Self, change: fn(u64, u64) -> u64) {
+        self.requests.each(&other.requests, change);
+        self.connections.each(&other.connections, change);
+        self.would_deny = change(self.would_deny, other.would_deny);
+        self.bytes_received = change(self.bytes_received, other.bytes_received);
+        self.bytes_sent = change(self.bytes_sent, other.bytes_sent);
+    }
 }
 
 // === impl Histogram ===

@@ -93,7 +93,11 @@ pub use crd::{crds, heddle_conversion};
 pub use headers::{Headers, InvalidHeaders};
 pub use invalid::{Invalid, InvalidReason};
 pub use kind::{Kind, Names, Version};
-pub use mesh::{MESH_CONFIG_NAME, MODE_LABEL, MeshConfig, MeshConfigSpec, Mode};
+pub use mesh::{
+    ACCESS_LOG_ANNOTATION, MESH_CONFIG_NAME, MODE_LABEL, MeshConfig, MeshConfigSpec, Mode, OtlpProtocol, SamplingRatio,
+    TracingSpec,
+};
+pub use path::closest;
 pub use resource::{Parsed, Resource, fix, parse};
 pub use specs::{
     HttpMatch, HttpRouteGroup, HttpRouteGroupSpec, PortMatch, TcpRoute, TcpRouteSpec, UdpRoute, UdpRouteSpec,

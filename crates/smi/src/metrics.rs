@@ -39,6 +39,22 @@ pub const SUCCESS_COUNT: &str = "success_count";
 /// The requests of the window that failed.
 pub const FAILURE_COUNT: &str = "failure_count";
 
+// What Heddle says beside the specification's five.
+
+/// The requests and connections of the window that policy refused: neither successes nor failures of the server.
+pub const DENIED_COUNT: &str = "denied_count";
+/// How many of the other counts are TCP connections.
+pub const CONNECTION_COUNT: &str = "connection_count";
+/// The connections without HTTP that are open now: TCP connections, which are in no other count before they have ended,
+/// and WebSockets, which have been counted as requests.
+pub const OPEN_CONNECTION_COUNT: &str = "open_connection_count";
+/// What a mode other than `enforce` let pass against policy.
+pub const WOULD_DENY_COUNT: &str = "would_deny_count";
+/// With a reason's code behind it: answers and closes of the mesh itself.
+pub const REASON_COUNT_PREFIX: &str = "reason_count/";
+/// An upper bound of the time, in seconds, whose counts were lost with proxies that were killed.
+pub const LOST_TIME: &str = "lost_time";
+
 /// The measures of one resource, or of one edge of it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -166,6 +182,12 @@ impl Metric {
         Self { name: name.to_owned(), unit: Some("ms".to_owned()), value: quantity(milliseconds) }
     }
 
+    /// A time in seconds.
+    pub fn seconds(name: &str, seconds: f64) -> Self {
+        Self { name: name.to_owned(), unit: Some("s".to_owned()), value: quantity(seconds) }
+    }
+
+    /// A number of events.
     pub fn count(name: &str, count: f64) -> Self {
         Self { name: name.to_owned(), unit: None, value: quantity(count) }
     }

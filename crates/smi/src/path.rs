@@ -16,7 +16,7 @@ pub(crate) fn item(parent: &str, index: usize) -> String {
 }
 
 /// The known name that `name` was probably meant to be: equal without case, or few edits away.
-pub(crate) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     // A name is worth comparing only when it is about as long as one that is known.
     let allowed = match name.chars().count() {
         0..=2 => 0,

@@ -129,6 +129,7 @@ fixtures! {
     a24_routes_are_looked_for_in_the_targets_namespace
     a25_missing_namespaces_are_the_targets_own
     a26_a_source_of_an_unknown_kind_is_left_out
+    a29_a_target_has_no_fields_for_egress_retries_or_limits
     a32b_a_match_without_criteria_is_any_request
     a34_declared_probes_are_answered_to_the_node
     a35_a_pod_that_calls_its_own_service_needs_a_target
@@ -185,6 +186,7 @@ fixtures! {
     t36_an_external_name_is_no_backend
     protocol_is_app_protocol_then_name_then_detection
     protocols_that_disagree_are_detected
+    access_log_and_tracing_are_chosen_by_resources
     mode_is_the_namespaces_or_the_meshs
     pods_outside_the_mesh_have_no_proxy
     templates_stand_for_the_pods_they_make

@@ -10,8 +10,8 @@ use std::fmt::Write;
 
 use heddle_compile::{Compiled, ConditionStatus, Mesh, ResourceSet, ResourceStatus, compile};
 use heddle_policy::{
-    Authorization, Endpoint, Headers, HttpMatch, Inbound, Peer, Pick, PodName, Ports, ProxyConfig, Request, Service,
-    ServiceName, ServicePort, Split, Verdict, normalize_path,
+    AccessLog, Authorization, Endpoint, Headers, HttpMatch, Inbound, Peer, Pick, PodName, Ports, ProxyConfig, Request,
+    Service, ServiceName, ServicePort, Split, Tracing, Verdict, normalize_path,
 };
 
 pub(crate) fn transcript(set: &ResourceSet, questions: &str) -> String {
@@ -172,7 +172,14 @@ fn service(service: &Service) -> String {
 
 fn settings(config: &ProxyConfig) -> String {
     let settings = config.settings.as_ref().unwrap();
-    format!("{} of {}", settings.identity, settings.workload.as_deref().unwrap_or("nothing"))
+    let mut text = format!("{} of {}", settings.identity, settings.workload.as_deref().unwrap_or("nothing"));
+    if settings.access_log != AccessLog::Off {
+        write!(text, ", access log {:?}", settings.access_log).unwrap();
+    }
+    if let Some(Tracing { endpoint, protocol, samples_per_million, .. }) = &settings.tracing {
+        write!(text, ", {samples_per_million} of a million traces to {endpoint} by {protocol:?}").unwrap();
+    }
+    text
 }
 
 fn endpoints(endpoints: &[Endpoint]) -> String {

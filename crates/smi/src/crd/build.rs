@@ -55,6 +55,10 @@ pub(super) fn integer(min: u64, max: u64) -> Schema {
     }
 }
 
+pub(super) fn number(min: f64, max: f64) -> Schema {
+    Schema { minimum: Some(min), maximum: Some(max), ..of_type("number") }
+}
+
 /// A port number.
 pub(super) fn port() -> Schema {
     Schema { format: Some("int32".to_owned()), ..integer(1, 65535) }

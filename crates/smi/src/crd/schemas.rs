@@ -1,6 +1,8 @@
 //! The schema of every kind in every version.
 
-use super::build::{Refine, Schema, anything, boolean, integer, list, name, object, one_of, port, string, strings};
+use super::build::{
+    Refine, Schema, anything, boolean, integer, list, name, number, object, one_of, port, string, strings,
+};
 use crate::{Kind, MAX_WEIGHT, Version};
 
 /// Makes the schema of one kind and version, without metadata.
@@ -222,10 +224,35 @@ fn mesh_config() -> Schema {
             "allowForeignTargets",
             boolean().default_to(false).about("Whether a TrafficTarget may name a destination in another namespace."),
         ),
+        ("tracing", tracing()),
     ]);
     object([("spec", spec)])
         .about("The settings of the mesh.")
         .rule("self.metadata.name == 'default'", "the one MeshConfig that counts is named default")
+}
+
+fn tracing() -> Schema {
+    let text = |max_length, pattern: &str| Schema {
+        max_length: Some(max_length),
+        pattern: Some(pattern.to_owned()),
+        ..string()
+    };
+    let endpoint = text(2048, r"^https?://[a-zA-Z0-9.\-\[\]:]+(/[!-~]*)?$");
+    let certificates = text(65_536, "-----BEGIN CERTIFICATE-----");
+    object([
+        (
+            "endpoint",
+            endpoint.about("The collector: http://HOST:PORT or, for TLS, https://HOST:PORT. HOST may be a Service."),
+        ),
+        ("protocol", one_of(&["grpc", "http"]).default_to("grpc").about("OTLP over gRPC, or over HTTP in protobuf.")),
+        (
+            "caCertificates",
+            certificates.about("In PEM, the authorities that may certify the collector. Default: the machine's."),
+        ),
+        ("samplingRatio", number(0.0, 1.0).about("The share of the traces that begin in the mesh, 0 to 1. Default 1.")),
+    ])
+    .required(&["endpoint"])
+    .about("Where proxies send spans of requests. Absent: no spans are made.")
 }
 
 fn status() -> Schema {
