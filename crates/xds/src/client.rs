@@ -97,10 +97,14 @@ pub fn dial(address: impl Into<Arc<str>>) -> Dial {
 // === impl Client ===
 
 impl Client {
-    /// Runs until it is dropped.
+    /// Runs until the control plane has heard a report that says that it is the last.
     pub async fn run(self) {
         let channel = self.channel();
-        tokio::join!(self.discovery(&channel), self.certificates(&channel), self.reports(&channel));
+        tokio::select! {
+            () = self.discovery(&channel) => {}
+            () = self.certificates(&channel) => {}
+            () = self.reports(&channel) => {}
+        }
     }
 
     /// A channel that connects when it is first used, and again after every loss.
@@ -238,13 +242,14 @@ impl Client {
 
     // --- reports ---
 
-    /// Ends when there will be no more reports.
+    /// Ends when the last report has arrived; never, when there is none that says it is the last.
     async fn reports(&self, channel: &Channel) {
         let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
             match self.report(channel).await {
-                Ok(()) if self.reports.has_changed().is_err() => return,
+                Ok(()) if self.reports.borrow().as_ref().is_some_and(|report| report.last) => return,
+                Ok(()) if self.reports.has_changed().is_err() => std::future::pending().await,
                 Ok(()) => backoff.reset(),
                 Err(error) => tell(&mut backoff, began, "report", &error),
             }
@@ -252,15 +257,21 @@ impl Client {
         }
     }
 
-    /// One stream. What changes while the line is slow leaves as the newest alone.
+    /// One stream. What changes while the line is slow leaves as the newest alone. The control plane that begins to
+    /// listen is told the past too; afterwards it knows it.
     async fn report(&self, channel: &Channel) -> Result<(), Failed> {
         let mut reports = self.reports.clone();
         if reports.wait_for(Option::is_some).await.is_err() {
             return Ok(());
         }
-        let messages = WatchStream::new(reports).filter_map(|report| async move {
-            let json = serde_json::to_vec(report.as_deref()?);
-            json.ok().map(|json| ReportRequest { json })
+        let mut is_first = true;
+        let messages = WatchStream::new(reports).filter_map(move |report| {
+            let message = report.and_then(|report| {
+                let history = if std::mem::take(&mut is_first) { report.history.clone() } else { Arc::default() };
+                let json = serde_json::to_vec(&Report { history, ..Report::clone(&report) });
+                json.ok().map(|json| ReportRequest { json })
+            });
+            std::future::ready(message)
         });
         let request = self.call(messages).await?;
         let mut grpc = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);

@@ -204,8 +204,9 @@ impl<B: Backend> TelemetryService<B> {
 fn report_of(caller: &Caller, request: &ReportRequest) -> Result<Report, Status> {
     let report: Report = serde_json::from_slice(&request.json)
         .map_err(|error| Status::invalid_argument(format!("the report cannot be read: {error}")))?;
-    match report.edges.iter().find(|(edge, _)| edge.pod != caller.pod) {
-        Some((edge, _)) => {
+    let edges = report.edges.iter().map(|(edge, _)| edge).chain(report.open.iter().map(|(edge, _)| edge));
+    match edges.into_iter().find(|edge| edge.pod != caller.pod) {
+        Some(edge) => {
             let message = format!("the report counts for pod `{}`, and its sender is `{}`", edge.pod, caller.pod);
             Err(Status::permission_denied(message))
         }

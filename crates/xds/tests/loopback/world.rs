@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use heddle_identity::{Authority, Names, Store, control_plane_id};
-use heddle_policy::telemetry::{Counts, Edge, Report, Side, Totals};
+use heddle_policy::telemetry::{Counts, Edge, Lost, Report, Side, Totals};
 use heddle_policy::{Piece, PodName, ProxyConfig, Service, ServiceName, SpiffeId};
 use heddle_xds::{Backend, Caller, Client, Proxies, Refused, Server, Signed, TYPE_URL};
 use hyper_util::rt::TokioIo;
@@ -54,7 +54,14 @@ pub(crate) fn edge(name: &str) -> Edge {
 
 pub(crate) fn report(edge: Edge, success: u64) -> Report {
     let totals = Totals { requests: Counts { success, ..Default::default() }, ..Default::default() };
-    Report { instance: "one".into(), edges: vec![(edge, totals)] }
+    Report {
+        instance: "one".into(),
+        edges: vec![(edge, totals)],
+        open: Vec::new(),
+        lost: Lost::default(),
+        last: false,
+        history: Vec::new().into(),
+    }
 }
 
 /// Waits for a value. The limit only ends a test that would hang.
