@@ -11,6 +11,7 @@ use tracing::info;
 use crate::http1::{Request, parse_head};
 use crate::inbound::Inbound;
 use crate::limits;
+use crate::record::Record;
 use crate::worker::Worker;
 
 /// What becomes of a request or connection.
@@ -21,28 +22,51 @@ pub(crate) enum Admission {
 }
 
 /// Judges a request by the present configuration; `None` when its path cannot be judged.
-pub(crate) fn check_request(to: &Inbound, request: &Request<'_, '_>) -> Option<Admission> {
-    request.judge(|judged| check(to, judged))
+pub(crate) fn check_request(to: &Inbound, request: &Request<'_, '_>, record: Option<&mut Record>) -> Option<Admission> {
+    request.judge(|judged| check(to, judged, record))
 }
 
 /// Judges a request, as rules see it, by the present configuration.
-pub(crate) fn check<H: Headers + ?Sized>(to: &Inbound, judged: &heddle_policy::Request<'_, H>) -> Admission {
+pub(crate) fn check<H: Headers + ?Sized>(
+    to: &Inbound,
+    judged: &heddle_policy::Request<'_, H>,
+    record: Option<&mut Record>,
+) -> Admission {
     let view = to.worker.view();
     if view.snapshot.config.settings.is_none() {
         return Admission::Denied(Reason::Overloaded);
     }
+    let what = || format!("{} {}", judged.method, judged.path);
+    if to.is_proxy_itself() {
+        return deny_proxy_itself(to, record, what);
+    }
     let inbound = &view.snapshot.config.inbound;
     let decision = inbound.decide_request(&to.client.peer, to.port, judged);
     let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
-    admit(to, &decision, is_probe, || format!("{} {}", judged.method, judged.path))
+    admit(to, &decision, record, is_probe, what)
+}
+
+/// The proxy's own ports are none of the workload's, whatever policy and mode say: through them a client would speak
+/// in the workload's name, or read what the proxy knows.
+fn deny_proxy_itself(to: &Inbound, record: Option<&mut Record>, what: impl FnOnce() -> String) -> Admission {
+    let reason = Reason::PortNotAllowed;
+    let denied = Denied { reason, nearest: None };
+    if let Some(record) = record {
+        record.decided(&Decision { admitted: false, verdict: Verdict::Denied(denied) }, false);
+    }
+    log(to, denied, false, what);
+    Admission::Denied(reason)
 }
 
 /// Judges a connection that is not looked into. [`Reason::NotHttp`] means that its requests may be allowed: it is not
-/// logged before the connection has turned out to have none.
-pub(crate) fn check_connection(to: &Inbound) -> Admission {
+/// recorded before the connection has turned out to have none.
+pub(crate) fn check_connection(to: &Inbound, record: Option<&mut Record>) -> Admission {
     let view = to.worker.view();
     if view.snapshot.config.settings.is_none() {
         return Admission::Denied(Reason::Overloaded);
+    }
+    if to.is_proxy_itself() {
+        return deny_proxy_itself(to, record, || "TCP".to_owned());
     }
     let inbound = &view.snapshot.config.inbound;
     let decision = inbound.decide_connection(&to.client.peer, to.port);
@@ -50,13 +74,24 @@ pub(crate) fn check_connection(to: &Inbound) -> Admission {
         return Admission::Denied(Reason::NotHttp);
     }
     let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, None));
-    admit(to, &decision, is_probe, || "TCP".to_owned())
+    admit(to, &decision, record, is_probe, || "TCP".to_owned())
 }
 
-/// Logs a connection that could have been allowed as HTTP only.
-pub(crate) fn log_not_http(to: &Inbound) {
+/// Whether a connection would be admitted if it carried no HTTP. Nothing is recorded.
+pub(crate) fn would_admit_connection(to: &Inbound) -> bool {
     let view = to.worker.view();
-    if let Verdict::Denied(denied) = view.snapshot.config.inbound.decide_connection(&to.client.peer, to.port).verdict {
+    let config = &view.snapshot.config;
+    config.settings.is_some() && !to.is_proxy_itself() && still_allows_connection(&config.inbound, to)
+}
+
+/// Records that a connection is denied which could have been allowed as HTTP only.
+pub(crate) fn deny_not_http(to: &Inbound, record: Option<&mut Record>) {
+    let view = to.worker.view();
+    let decision = view.snapshot.config.inbound.decide_connection(&to.client.peer, to.port);
+    if let Some(record) = record {
+        record.decided(&decision, false);
+    }
+    if let Verdict::Denied(denied) = decision.verdict {
         log(to, denied, false, || "TCP".to_owned());
     }
 }
@@ -65,11 +100,16 @@ pub(crate) fn log_not_http(to: &Inbound) {
 fn admit(
     to: &Inbound,
     decision: &Decision<'_>,
+    record: Option<&mut Record>,
     is_probe: impl FnOnce() -> bool,
     what: impl FnOnce() -> String,
 ) -> Admission {
+    let is_probe = matches!(decision.verdict, Verdict::Denied(_)) && is_probe();
+    if let Some(record) = record {
+        record.decided(decision, is_probe);
+    }
     let Verdict::Denied(denied) = decision.verdict else { return Admission::Admitted };
-    if is_probe() {
+    if is_probe {
         return Admission::Admitted;
     }
     if decision.admitted {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use heddle_policy::ServiceName;
@@ -65,6 +65,13 @@ pub struct Args {
     /// Threads of the data plane; by default two, or one on a single core.
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// Where totals are kept, so that the pod's next proxy goes on from them.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub totals_file: Option<PathBuf>,
+    /// When the pod's last proxy ended, in milliseconds since 1970, by default now: what it counted from its last note
+    /// until then is stated as lost.
+    #[arg(long, value_name = "MILLISECONDS", requires = "totals_file")]
+    pub last_ended: Option<u64>,
     /// How long connections may take to end after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
@@ -95,6 +102,12 @@ pub struct PlaintextListen {
 }
 
 impl Args {
+    /// When the pod's last proxy ended, at the latest.
+    pub(crate) fn last_ended(&self) -> SystemTime {
+        let told = self.last_ended.and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        told.unwrap_or_else(SystemTime::now)
+    }
+
     /// The options that these arguments mean.
     pub fn options(&self) -> Options {
         let all: IpAddr = if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };

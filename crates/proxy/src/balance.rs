@@ -174,3 +174,6 @@ impl Drop for Load {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! What a connection speaks, from its first bytes.
+//!
+//! Where a port's protocol is not declared, the client gets a head start; if it is silent, the server is connected to,
+//! and whichever of the two speaks first tells what the connection is.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::io::{Conn, Transport};
+use crate::limits;
 
 /// What the first bytes of a client look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,7 +16,7 @@ pub(crate) enum Detected {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// Anything else, or nothing in time: then it may be the server's turn to speak.
+    /// Anything else, or too little in time.
     Other,
 }
 
@@ -20,6 +24,21 @@ pub(crate) enum Detected {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest method that is looked for.
 const METHOD_BYTES: usize = 24;
+
+/// Whether the client says something, or ends, before the head start is over. What was read stays in the connection.
+pub(crate) async fn has_spoken<T: Transport>(conn: &mut Conn<T>) -> bool {
+    !conn.read.is_empty() || timeout(limits::DETECT_HEAD_START, conn.fill()).await.is_ok()
+}
+
+/// Waits for one of both to say something, or to end. What was read stays in its connection.
+pub(crate) async fn either_speaks<A: Transport, B: Transport>(client: &mut Conn<A>, server: &mut Conn<B>) {
+    // An end or an error is met again by whoever goes on with the connection.
+    tokio::select! {
+        biased;
+        _ = client.fill() => {}
+        _ = server.fill() => {}
+    }
+}
 
 /// Waits up to `wait` for enough bytes to tell. What was read stays in the connection.
 pub(crate) async fn detect<T: Transport>(conn: &mut Conn<T>, wait: Duration) -> Detected {

@@ -1,17 +1,22 @@
 //! Configuration and credentials from files, read again when they change.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use heddle_identity::{Bundle, Credentials, Svid};
 use heddle_policy::ProxyConfig;
+use serde_saphyr::{DefaultMessageFormatter, MessageFormatter};
 
 /// Files that are read as one.
 pub(crate) struct Watched {
     paths: Vec<PathBuf>,
-    seen: Vec<Option<SystemTime>>,
+    seen: Vec<Option<Version>>,
 }
+
+/// What tells one content of a file from another: the time of its last change, its size, and which file it is.
+type Version = (SystemTime, u64, u64);
 
 /// How often files are looked at. A projected volume changes by the rename of a link, which notifications on the file
 /// itself would miss.
@@ -19,7 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 impl Watched {
     pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
-        let seen = modified(&paths);
+        let seen = versions(&paths);
         Self { paths, seen }
     }
 
@@ -27,7 +32,7 @@ impl Watched {
     pub(crate) async fn changed(&mut self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let now = modified(&self.paths);
+            let now = versions(&self.paths);
             if now != self.seen {
                 self.seen = now;
                 return;
@@ -36,14 +41,23 @@ impl Watched {
     }
 }
 
-fn modified(paths: &[PathBuf]) -> Vec<Option<SystemTime>> {
-    paths.iter().map(|path| path.metadata().and_then(|data| data.modified()).ok()).collect()
+/// Nothing for a file that cannot be read: that it cannot is found out, and said, when it is read.
+fn versions(paths: &[PathBuf]) -> Vec<Option<Version>> {
+    let version = |path: &PathBuf| {
+        let data = path.metadata().ok()?;
+        Some((data.modified().ok()?, data.len(), data.ino()))
+    };
+    paths.iter().map(version).collect()
 }
 
 /// Reads a configuration in YAML.
 pub(crate) fn read_config(path: &Path) -> anyhow::Result<ProxyConfig> {
     let text = read(path)?;
-    serde_saphyr::from_str(&text).with_context(|| format!("{} is not a proxy's configuration", path.display()))
+    serde_saphyr::from_str(&text).map_err(|error| {
+        let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
+        let what = DefaultMessageFormatter.format_message(error.without_snippet()).into_owned();
+        anyhow!("{}{place}: not a proxy's configuration: {what}", path.display())
+    })
 }
 
 /// Reads a certificate chain, its key, and the roots that are trusted.

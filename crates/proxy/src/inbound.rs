@@ -7,24 +7,27 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use heddle_policy::telemetry::{Edge, Outcome, Side};
 use heddle_policy::{Peer, Protocol, Reason};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::access::{self, Admission};
-use crate::detect::{Detected, detect};
+use crate::detect::{Detected, detect, either_speaks, has_spoken};
 use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
 use crate::http2;
 use crate::io::{Conn, Transport, Upstream};
 use crate::limits;
 use crate::meter::Counters;
-use crate::mux::{self, Driver, Kind, Open, ResetCode, Stream};
-use crate::relay::{Copied, relay};
+use crate::mux::{self, Driver, Kind, Open, ResetCode, Stream, Violation};
+use crate::record::{Initiator, Record};
+use crate::relay::{self, Copied, outcome, relay};
 use crate::tasks::Activity;
 use crate::upstream::Lease;
 use crate::worker::Worker;
@@ -37,6 +40,15 @@ pub(crate) struct Client {
     pub(crate) counters: Arc<Counters>,
 }
 
+/// A connection of a client that has proved who it is.
+struct Proven {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    /// When what it proved ends.
+    expires_at: SystemTime,
+    is_http2: bool,
+}
+
 /// What arrives at one port of the workload from one client.
 #[derive(Clone)]
 pub(crate) struct Inbound {
@@ -47,24 +59,16 @@ pub(crate) struct Inbound {
 
 /// A connection of another proxy, and the streams in it.
 pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, activity: &Rc<Activity>) {
-    let accepting = timeout(limits::HANDSHAKE_TIMEOUT, worker.acceptor.accept(stream)).await;
-    let stream = match accepting {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%from, error = heddle_identity::explain(&error), "no TLS with a client"),
-        Err(_) => return debug!(%from, "a TLS handshake took too long"),
+    let Proven { stream, peer, expires_at, is_http2 } = match prove(worker, stream).await {
+        Ok(proven) => proven,
+        Err(error) => {
+            debug!(%from, error, "a client did not prove to be a proxy of the mesh");
+            worker.shared.meter.unproven.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
     };
-    let session = stream.get_ref().1;
-    let chain = session.peer_certificates().unwrap_or_default();
-    let (peer, expires_at) = match (heddle_identity::peer_of(chain), heddle_identity::expiry_of(chain)) {
-        (Ok(peer), Ok(expires_at)) => (peer, expires_at),
-        (Err(error), _) => return debug!(%from, %error, "a client's certificate proves no identity"),
-        (_, Err(error)) => return debug!(%from, %error, "a client's certificate cannot be read"),
-    };
-    let is_http2 = session.alpn_protocol() == Some(http2::ALPN);
-    if !is_http2 && session.alpn_protocol() != Some(mux::ALPN) {
-        return debug!(%from, "a client with a certificate speaks another protocol than a proxy's");
-    }
     let client = Client::new(worker, peer, None);
+    let counters = client.counters.clone();
     if is_http2 {
         return http2::mesh(worker, stream, client, expires_at, activity).await;
     }
@@ -75,13 +79,34 @@ pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAdd
             return stream.reset(ResetCode::Refused);
         }
         let inbound = Inbound { worker: accepting.clone(), client: client.clone(), port: open.port };
-        let shared = accepting.shared.clone();
-        accepting.tasks.spawn(shared, |activity| inbound.stream(stream, open, activity));
+        accepting.tasks.spawn(|activity| inbound.stream(stream, open, activity));
     });
     activity.drives(&session);
     if let Err(error) = driver.await {
         debug!(%from, %error, "a connection of another proxy broke");
+        if let Some(violation) = Violation::of(&error) {
+            counters.connection(Outcome::Failure);
+            counters.reason(violation.reason());
+        }
     }
+}
+
+/// Shakes hands with a client, and learns who it is; else why that is not known.
+async fn prove(worker: &Worker, stream: TcpStream) -> Result<Proven, String> {
+    let accepting = timeout(limits::HANDSHAKE_TIMEOUT, worker.acceptor.accept(stream)).await;
+    let stream = accepting
+        .map_err(|_| "the handshake took too long".to_owned())?
+        .map_err(|error| heddle_identity::explain(&error))?;
+    let session = stream.get_ref().1;
+    let chain = session.peer_certificates().unwrap_or_default();
+    let peer = heddle_identity::peer_of(chain).map_err(|error| error.to_string())?;
+    let expires_at = heddle_identity::expiry_of(chain).map_err(|error| error.to_string())?;
+    let is_http2 = match session.alpn_protocol() {
+        Some(mux::ALPN) => false,
+        Some(http2::ALPN) => true,
+        _ => return Err("it speaks another protocol than proxies do".to_owned()),
+    };
+    Ok(Proven { stream, peer, expires_at, is_http2 })
 }
 
 /// A connection that was captured on its way to the workload.
@@ -116,7 +141,7 @@ impl Client {
             service: None,
             backend: None,
         };
-        Rc::new(Self { counters: worker.counters(edge), peer, plaintext_from })
+        Rc::new(Self { counters: worker.counters(edge, None), peer, plaintext_from })
     }
 }
 
@@ -125,24 +150,38 @@ impl Inbound {
     async fn stream(self, stream: Stream, open: Open, activity: Rc<Activity>) {
         let conn = Conn::new(stream);
         match open.kind {
-            Kind::Tcp => self.tcp(conn, &activity).await,
+            // Boxed, so that the task of a request, which is moved as it begins, is small.
+            Kind::Tcp => Box::pin(self.tcp(conn, None, &activity)).await,
             Kind::Http1 => self.http1(conn, &activity).await,
-            Kind::Http2 => self.connection(conn, Protocol::Http2, &activity).await,
         }
     }
 
     async fn connection<T: Transport>(self, mut conn: Conn<T>, protocol: Protocol, activity: &Activity) {
-        let wait = match protocol {
-            Protocol::Tcp | Protocol::Udp => return self.tcp(conn, activity).await,
-            Protocol::Http | Protocol::Http2 => limits::HEAD_TIMEOUT,
-            Protocol::Detect => limits::DETECT_TIMEOUT,
+        let (wait, application) = match protocol {
+            Protocol::Tcp | Protocol::Udp => return Box::pin(self.tcp(conn, None, activity)).await,
+            Protocol::Http | Protocol::Http2 => (limits::HEAD_TIMEOUT, None),
+            Protocol::Detect => (limits::DETECT_TIMEOUT, Box::pin(self.listen(&mut conn)).await),
         };
+        if application.as_ref().is_some_and(|application| !application.read.is_empty()) {
+            return Box::pin(self.tcp(conn, application, activity)).await;
+        }
         match (detect(&mut conn, wait).await, protocol) {
-            (Detected::Http2, _) => http2::serve_inbound(self, conn, activity).await,
-            (Detected::Other, Protocol::Detect) => self.tcp(conn, activity).await,
+            (Detected::Http2, _) => Box::pin(http2::serve_inbound(self, conn, activity)).await,
+            (Detected::Other, Protocol::Detect) => Box::pin(self.tcp(conn, application, activity)).await,
             // What is not HTTP where HTTP is declared is answered as such.
             _ => self.http1(conn, activity).await,
         }
+    }
+
+    /// Waits until the client speaks, or the application: it is connected to when the client is silent, if raw TCP is
+    /// admitted at all.
+    async fn listen<T: Transport>(&self, conn: &mut Conn<T>) -> Option<Conn<Upstream>> {
+        if has_spoken(conn).await || !access::would_admit_connection(self) {
+            return None;
+        }
+        let mut application = Conn::new(Upstream::Plain(self.dial().await.ok()?));
+        either_speaks(conn, &mut application).await;
+        Some(application)
     }
 
     async fn http1<T: Transport>(mut self, mut conn: Conn<T>, activity: &Activity) {
@@ -150,9 +189,10 @@ impl Inbound {
             End::Closed => {}
             End::Tunnel(_) => self.malformed(Reason::BadRequest),
             End::Upgraded(lease, head) => {
+                let _open = lease.counters.open();
                 let mut copied = Copied::default();
                 let check = |inbound: &heddle_policy::Inbound| access::still_allows_head(inbound, &self, &head);
-                let moving = relay(conn, lease.conn, &mut copied);
+                let moving = relay(&mut conn, lease.conn, &mut copied);
                 let _either_way_it_is_over = access::until_revoked(&self.worker, moving, check).await;
                 self.client.counters.bytes(copied.forth, copied.back);
             }
@@ -160,23 +200,33 @@ impl Inbound {
     }
 
     /// A connection that is judged as a whole. Where only requests can be allowed, it must turn out to be HTTP.
-    async fn tcp<T: Transport>(self, mut conn: Conn<T>, activity: &Activity) {
-        match access::check_connection(&self) {
-            Admission::Admitted => self.pass(conn).await,
+    async fn tcp<T: Transport>(self, mut conn: Conn<T>, application: Option<Conn<Upstream>>, activity: &Activity) {
+        let mut record = Record::of_connection(&self.worker, self.initiator());
+        match access::check_connection(&self, record.as_deref_mut()) {
+            Admission::Admitted => self.pass(conn, application, record).await,
             Admission::Denied(Reason::NotHttp) if self.client.plaintext_from.is_none() => {
                 match detect(&mut conn, limits::HEAD_TIMEOUT).await {
-                    Detected::Http1 => self.http1(conn, activity).await,
-                    Detected::Http2 => http2::serve_inbound(self, conn, activity).await,
-                    Detected::Other => self.deny(conn, Reason::NotHttp),
+                    Detected::Http1 => {
+                        Record::forget(record);
+                        self.http1(conn, activity).await
+                    }
+                    Detected::Http2 => {
+                        Record::forget(record);
+                        http2::serve_inbound(self, conn, activity).await
+                    }
+                    Detected::Other => self.deny(conn, Reason::NotHttp, record),
                 }
             }
-            Admission::Denied(reason) => self.deny(conn, reason),
+            Admission::Denied(reason) => self.deny(conn, reason, record),
         }
     }
 
-    fn deny<T: Transport>(&self, conn: Conn<T>, reason: Reason) {
+    fn deny<T: Transport>(&self, conn: Conn<T>, reason: Reason, mut record: Option<Box<Record>>) {
         if reason == Reason::NotHttp {
-            access::log_not_http(self);
+            access::deny_not_http(self, record.as_deref_mut());
+        }
+        if let Some(record) = &mut record {
+            record.refused(reason);
         }
         self.client.counters.connection(Outcome::Denied);
         self.client.counters.reason(reason);
@@ -184,35 +234,67 @@ impl Inbound {
     }
 
     /// Copies bytes between the client and the application, for as long as policy allows it (A28).
-    async fn pass<T: Transport>(self, conn: Conn<T>) {
+    async fn pass<T: Transport>(
+        self,
+        mut conn: Conn<T>,
+        application: Option<Conn<Upstream>>,
+        mut record: Option<Box<Record>>,
+    ) {
         let counters = &self.client.counters;
-        let application = match self.dial().await {
-            Ok(stream) => Conn::new(Upstream::Plain(stream)),
+        let application = match application {
+            Some(application) => Ok(application),
+            None => self.dial().await.map(|stream| Conn::new(Upstream::Plain(stream))),
+        };
+        let application = match application {
+            Ok(application) => application,
             Err(reason) => {
+                conn.transport.refuse();
                 counters.connection(Outcome::Failure);
+                if let Some(record) = &mut record {
+                    record.refused(reason);
+                }
                 return counters.reason(reason);
             }
         };
+        let _open = counters.open();
         let mut copied = Copied::default();
-        let moving = relay(conn, application, &mut copied);
+        let moving = relay(&mut conn, application, &mut copied);
         let check = |inbound: &heddle_policy::Inbound| access::still_allows_connection(inbound, &self);
         let over = access::until_revoked(&self.worker, moving, check).await;
         counters.bytes(copied.forth, copied.back);
-        counters.connection(if over.is_none() { Outcome::Denied } else { Outcome::Success });
+        let outcome = match over {
+            // The client's proxy had connected in case the application speaks first, and it was the client who did.
+            Some(Err(broken)) if broken.by == relay::End::Client && copied == Copied::default() => {
+                return Record::forget(record);
+            }
+            Some(result) => outcome(&result),
+            None => {
+                conn.transport.deny();
+                Outcome::Denied
+            }
+        };
+        counters.connection(outcome);
+        if let Some(record) = &mut record {
+            record.closed(outcome, copied.forth, copied.back, &counters.edge);
+        }
+    }
+
+    pub(crate) fn initiator(&self) -> Initiator<'_> {
+        Initiator::Client { peer: &self.client.peer, address: self.client.plaintext_from, port: self.port }
     }
 
     pub(crate) fn application(&self) -> SocketAddr {
         SocketAddr::new(self.worker.shared.options.pod_ip, self.port)
     }
 
-    /// Connects to the application. The proxy's own listeners are none: through them a client would speak in the
-    /// workload's name.
+    /// Whether the port is the proxy's, and not the application's.
+    pub(crate) fn is_proxy_itself(&self) -> bool {
+        self.worker.shared.is_own(self.application())
+    }
+
+    /// Connects to the application.
     async fn dial(&self) -> Result<TcpStream, Reason> {
         let address = self.application();
-        if self.worker.shared.is_own(address) {
-            debug!(%address, "a client asks for the proxy itself");
-            return Err(Reason::ConnectFailed);
-        }
         self.worker.dialer.connect(address).await.map_err(|error| {
             debug!(%address, %error, "cannot connect to the application");
             Reason::ConnectFailed
@@ -223,14 +305,16 @@ impl Inbound {
 impl Handler for Inbound {
     type Plan = ();
 
-    fn decide(&mut self, request: &Request<'_, '_>) -> Result<(), Refusal> {
-        let admission = if request.method == "CONNECT" { None } else { access::check_request(self, request) };
+    fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>> {
+        Record::of_request(&self.worker, self.initiator(), || http1::seen(request))
+    }
+
+    fn decide(&mut self, request: &Request<'_, '_>, record: Option<&mut Record>) -> Result<(), Refusal> {
+        let admission = if request.method == "CONNECT" { None } else { access::check_request(self, request, record) };
         match admission.unwrap_or(Admission::Denied(Reason::BadRequest)) {
             Admission::Admitted => Ok(()),
             Admission::Denied(reason) => {
-                let denied = reason.status() == 403;
-                self.client.counters.request(if denied { Outcome::Denied } else { Outcome::Failure });
-                self.client.counters.reason(reason);
+                self.client.counters.refused(reason);
                 Err(Refusal::Answer(reason))
             }
         }
@@ -240,10 +324,7 @@ impl Handler for Inbound {
         let address = self.application();
         let stream = match self.worker.pool.take(address) {
             Some(stream) => stream,
-            None => self.dial().await.inspect_err(|reason| {
-                self.client.counters.request(Outcome::Failure);
-                self.client.counters.reason(*reason);
-            })?,
+            None => self.dial().await.inspect_err(|reason| self.client.counters.refused(*reason))?,
         };
         Ok(Lease {
             conn: Conn::new(Upstream::Plain(stream)),
@@ -254,7 +335,6 @@ impl Handler for Inbound {
     }
 
     fn malformed(&mut self, reason: Reason) {
-        self.client.counters.request(Outcome::Failure);
-        self.client.counters.reason(reason);
+        self.client.counters.refused(reason);
     }
 }

@@ -18,6 +18,12 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Closes a connection that policy denies.
     fn deny(self);
+
+    /// Tells a client that can make use of it that the application has seen nothing of the connection, which is over
+    /// with it; whether it was told.
+    fn refuse(&mut self) -> bool {
+        false
+    }
 }
 
 /// A transport, and what was read ahead.
@@ -56,6 +62,10 @@ impl Transport for mux::Stream {
 
     fn deny(self) {
         self.reset(mux::ResetCode::Denied);
+    }
+
+    fn refuse(&mut self) -> bool {
+        mux::Stream::refuse(self)
     }
 }
 

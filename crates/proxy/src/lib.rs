@@ -14,10 +14,12 @@
 //! This crate knows neither Kubernetes nor the resources that its configuration was made from.
 
 mod access;
+mod access_log;
 mod admin;
 mod args;
 mod authority;
 mod balance;
+mod connecting;
 mod detect;
 mod dial;
 mod file;
@@ -34,20 +36,27 @@ mod outbound;
 mod peers;
 mod pool;
 mod proxy;
+mod queue;
 mod random;
+mod reach;
+mod record;
 mod relay;
+mod report;
 mod run;
 mod snapshot;
 mod stall;
+mod statuses;
 mod tasks;
 mod tls;
+mod trace;
 mod upstream;
 mod view;
 mod worker;
 
 pub use args::{Args, Capture, PlaintextListen, ServiceListen};
 #[doc(hidden)]
-pub use http1::fuzz as fuzz_http1;
+pub use meter::count_requests;
 pub use options::{Entrance, Listen, Options};
 pub use proxy::{Proxy, StartError};
 pub use run::run;
+pub use trace::Exporter;

@@ -2,14 +2,7 @@
 
 use std::time::Duration;
 
-/// The size of a request's or response's head in bytes; a larger request gets 431.
-pub const HEAD_BYTES: usize = 64 * 1024;
-/// The number of headers in a head; a request with more gets 431.
-pub const HEADERS: usize = 128;
-/// The length of the line that opens a chunk, its extensions included, in bytes.
-pub const CHUNK_LINE_BYTES: usize = 256;
-/// The size of the trailers after a chunked body, in bytes.
-pub const TRAILER_BYTES: usize = 8 * 1024;
+pub use heddle_http1::{CHUNK_LINE_BYTES, HEAD_BYTES, HEADERS, TRAILER_BYTES};
 
 /// From the first byte of a head to its last: what is slower gets 408 (slow header attacks).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,8 +10,11 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long an exchange may stand still: without an answer it gets 504, within an answer it is closed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long to wait for a client's first bytes on a port whose protocol is not declared, before the connection is
-/// taken for one in which the server speaks first.
+/// How long a client on a port whose protocol is not declared may be silent before the server is connected to, in case
+/// it is the one that speaks first. Most clients that speak first have spoken by then.
+pub const DETECT_HEAD_START: Duration = Duration::from_millis(5);
+/// How long the first bytes of a client on such a port may be too few to tell what it speaks, before they are taken for
+/// another protocol than HTTP.
 pub const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
 /// For a TCP connection to an endpoint or the application to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +60,8 @@ pub const HTTP2_SEND_BUFFER: usize = 128 * 1024;
 pub const HTTP2_PENDING_RESETS: usize = 128;
 /// Streams of HTTP/2 reset for what their peer did wrong, beyond which their connection is closed.
 pub const HTTP2_ERRORS: usize = 256;
+/// How long the uploads of a connection to a server of HTTP/2 may stand still before further requests go on another.
+pub const HTTP2_STUCK: Duration = Duration::from_millis(100);
 /// Requests of HTTP/2 that wait for room on a full server's connections, per worker and server, and for how long.
 pub const HTTP2_WAITING: usize = 4096;
 pub const HTTP2_WAIT: Duration = Duration::from_secs(10);
@@ -74,8 +72,10 @@ pub const POOL_IDLE: Duration = Duration::from_secs(3);
 /// Idle plain HTTP/1 connections kept per worker and address.
 pub const POOL_CONNECTIONS: usize = 256;
 
-/// Endpoints tried for one request or connection while none of its bytes has been sent.
+/// Endpoints tried for one request or connection while no application has seen any of it.
 pub const ATTEMPTS: usize = 3;
+/// What is kept of the bytes of a TCP connection, in case it is refused and another endpoint is tried.
+pub const REPLAY_BYTES: usize = 64 * 1024;
 /// For how long an endpoint is left out after a first failure to connect; it doubles with each further one.
 pub const EJECTION: Duration = Duration::from_secs(1);
 /// The longest time an endpoint is left out.
@@ -83,6 +83,12 @@ pub const EJECTION_MAX: Duration = Duration::from_secs(30);
 
 /// Edges counted apart per worker; traffic beyond is counted together.
 pub const EDGES: usize = 4096;
+/// Peer workloads, per side, and peer pods that have labels of their own in metrics; the others share `other`.
+pub const LABELLED_WORKLOADS: usize = 256;
+pub const LABELLED_PODS: usize = 128;
+/// Lines of the access log, and spans, that wait to be written or sent. More are dropped.
+pub const ACCESS_LOG_LINES: usize = 4096;
+pub const SPANS: usize = 2048;
 /// Denials logged per second and worker; the others are only counted.
 pub const LOGGED_DENIALS: u32 = 10;
 

@@ -24,6 +24,16 @@ pub struct Options {
     pub admin: Vec<SocketAddr>,
 }
 
+#[cfg(test)]
+impl Options {
+    /// Of a proxy on the loopback that listens nowhere, for tests.
+    pub(crate) fn example() -> Self {
+        let pod_ip = std::net::Ipv4Addr::LOCALHOST.into();
+        let (listen, admin) = (Vec::new(), Vec::new());
+        Self { pod_ip, mesh_port: 0, mark: None, workers: 1, drain: Duration::ZERO, listen, admin }
+    }
+}
+
 /// A listener of the data plane.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listen {

@@ -7,7 +7,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use heddle_policy::telemetry::{Edge, Outcome, Side};
 use heddle_policy::{Protocol, Reason, ServiceName};
@@ -16,16 +15,17 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::authority::Authority;
-use crate::balance::{Cluster, Load, Member};
-use crate::detect::{Detected, detect};
+use crate::balance::{Cluster, Load};
+use crate::detect::{Detected, detect, either_speaks, has_spoken};
 use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
 use crate::http2;
 use crate::io::{Conn, Upstream};
 use crate::limits;
-use crate::meter::Counters;
-use crate::mux::{Kind, Open};
-use crate::relay::{Copied, relay};
+use crate::mux::Kind;
+use crate::reach::{Unreached, connect};
+use crate::record::{Initiator, Record};
+use crate::relay::{Copied, outcome, relay, relay_unless_refused};
 use crate::tasks::Activity;
 use crate::upstream::Lease;
 use crate::view::{Destination, Target, View};
@@ -52,13 +52,6 @@ pub(crate) enum Plan {
     Cluster(Rc<Cluster>),
     /// A server outside the mesh, reached in plaintext.
     Outside(Authority),
-}
-
-/// A way to a member of a cluster.
-pub(crate) struct Reached<W> {
-    pub(crate) way: W,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) load: Load,
 }
 
 /// A connection that was captured on its way out of the workload.
@@ -110,20 +103,26 @@ async fn connection(worker: &Rc<Worker>, mut conn: Conn<TcpStream>, destination:
         return pass_outside(worker, conn, Ok(*address)).await;
     }
     let protocol = target.protocol(&view.snapshot);
-    let wait = match protocol {
-        Protocol::Tcp | Protocol::Udp => return tcp(worker, conn, &target).await,
-        Protocol::Http | Protocol::Http2 => limits::HEAD_TIMEOUT,
-        Protocol::Detect => limits::DETECT_TIMEOUT,
-    };
     drop(view);
+    let (wait, server) = match protocol {
+        Protocol::Tcp | Protocol::Udp => return Box::pin(tcp(worker, conn, &target, None)).await,
+        Protocol::Http | Protocol::Http2 => (limits::HEAD_TIMEOUT, None),
+        Protocol::Detect => (limits::DETECT_TIMEOUT, Box::pin(listen(worker, &mut conn, &target)).await),
+    };
+    if server.as_ref().is_some_and(|lease| !lease.conn.read.is_empty()) {
+        return Box::pin(tcp(worker, conn, &target, server)).await;
+    }
     activity.idle();
     let detected = detect(&mut conn, wait).await;
     activity.busy();
     match (detected, protocol) {
-        (Detected::Http2, _) => return http2::serve_outbound(worker, conn, destination, activity).await,
-        (Detected::Other, Protocol::Detect) => return tcp(worker, conn, &target).await,
+        (Detected::Http2, _) => {
+            drop(server);
+            return Box::pin(http2::serve_outbound(worker, conn, destination, activity)).await;
+        }
+        (Detected::Other, Protocol::Detect) => return Box::pin(tcp(worker, conn, &target, server)).await,
         // What is not HTTP where HTTP is declared is answered as such.
-        _ => {}
+        _ => drop(server),
     }
     let mut outbound = Outbound { worker: worker.clone(), destination: Goal::Fixed(destination), found: None };
     if let End::Upgraded(lease, _) = http1::serve(&mut conn, &mut outbound, activity).await {
@@ -131,117 +130,106 @@ async fn connection(worker: &Rc<Worker>, mut conn: Conn<TcpStream>, destination:
     }
 }
 
+/// Waits until the client speaks, or the server: it is connected to when the client is silent. What cannot be connected
+/// to is found out again, and counted, once it is known what the client wants.
+async fn listen(worker: &Rc<Worker>, conn: &mut Conn<TcpStream>, target: &Target) -> Option<Lease> {
+    if has_spoken(conn).await {
+        return None;
+    }
+    let cluster = target.for_connection(worker).ok()?;
+    let mut lease = connect(worker, &cluster, Kind::Tcp).await.ok()?;
+    either_speaks(conn, &mut lease.conn).await;
+    Some(lease)
+}
+
 /// A connection that carries another protocol since a request of it said so.
-async fn upgraded(conn: Conn<TcpStream>, lease: Lease) {
+async fn upgraded(mut conn: Conn<TcpStream>, lease: Lease) {
+    let _open = lease.counters.open();
     let mut copied = Copied::default();
-    let _either_way_it_is_over = relay(conn, lease.conn, &mut copied).await;
+    let _either_way_it_is_over = relay(&mut conn, lease.conn, &mut copied).await;
     lease.counters.bytes(copied.forth, copied.back);
 }
 
-/// A connection whose bytes mean nothing to the mesh.
-async fn tcp(worker: &Rc<Worker>, conn: Conn<TcpStream>, target: &Target) {
+/// A connection whose bytes mean nothing to the mesh. `server` is where it goes to, if that is connected to already.
+async fn tcp(worker: &Rc<Worker>, mut conn: Conn<TcpStream>, target: &Target, mut server: Option<Lease>) {
+    let mut record = Record::of_connection(worker, Initiator::Workload);
     let cluster = match target.for_connection(worker) {
         Ok(cluster) => cluster,
-        Err(reason) => return refuse(worker, target, reason, false),
+        Err(reason) => {
+            refused(&mut record, reason);
+            return refuse(worker, target, reason, false);
+        }
     };
-    let Ok(lease) = connect(worker, &cluster, Kind::Tcp).await else { return };
+    for attempt in 1..=limits::ATTEMPTS {
+        let lease = match server.take() {
+            Some(lease) => lease,
+            None => match connect(worker, &cluster, Kind::Tcp).await {
+                Ok(lease) => lease,
+                Err(unreached) => return refused(&mut record, unreached.count_connection()),
+            },
+        };
+        let is_last = attempt == limits::ATTEMPTS;
+        if !carry(&mut conn, lease, is_last, &mut record).await {
+            return;
+        }
+    }
+}
+
+fn refused(record: &mut Option<Box<Record>>, reason: Reason) {
+    if let Some(record) = record {
+        record.refused(reason);
+    }
+}
+
+/// Carries a connection to a server. True when no application has seen anything of it and another may; then nothing
+/// has been counted, unless this was the last.
+async fn carry(conn: &mut Conn<TcpStream>, lease: Lease, is_last: bool, record: &mut Option<Box<Record>>) -> bool {
+    let Lease { conn: server, counters, load, .. } = lease;
+    let _open = counters.open();
     let mut copied = Copied::default();
-    let result = relay(conn, lease.conn, &mut copied).await;
-    lease.counters.bytes(copied.forth, copied.back);
-    lease.counters.connection(match result {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Outcome::Denied,
-        Err(_) if copied.back == 0 => Outcome::Failure,
-        _ => Outcome::Success,
-    });
+    let answered = || load.iter().for_each(Load::connected);
+    let result = relay_unless_refused(conn, server, &mut copied, answered).await;
+    let failed = || load.iter().for_each(Load::failed);
+    counters.bytes(copied.forth, copied.back);
+    if let Err(broken) = &result
+        && broken.is_refused()
+    {
+        failed();
+        if !is_last {
+            return true;
+        }
+        counters.reason(Reason::ConnectFailed);
+    }
+    let outcome = outcome(&result);
+    counters.connection(outcome);
+    if let Some(record) = record {
+        record.closed(outcome, copied.forth, copied.back, &counters.edge);
+    }
+    false
 }
 
 /// A connection to a server that is not of the mesh.
-async fn pass_outside(worker: &Worker, conn: Conn<TcpStream>, address: io::Result<SocketAddr>) {
+async fn pass_outside(worker: &Worker, mut conn: Conn<TcpStream>, address: io::Result<SocketAddr>) {
+    let mut record = Record::of_connection(worker, Initiator::Workload);
     let counters = worker.plain_counters(Side::Client);
     let connecting = async { worker.dialer.connect(address?).await };
     let server = match connecting.await {
         Ok(stream) => Conn::new(stream),
         Err(error) => {
             debug!(%error, "cannot connect to a server outside the mesh");
+            refused(&mut record, Reason::ConnectFailed);
             counters.reason(Reason::ConnectFailed);
             return counters.connection(Outcome::Failure);
         }
     };
+    let _open = counters.open();
     let mut copied = Copied::default();
-    let _either_way_it_is_over = relay(conn, server, &mut copied).await;
+    let result = relay(&mut conn, server, &mut copied).await;
     counters.bytes(copied.forth, copied.back);
-    counters.connection(Outcome::Success);
-}
-
-/// Connects to a member of the cluster.
-async fn connect(worker: &Rc<Worker>, cluster: &Rc<Cluster>, kind: Kind) -> Result<Lease, Reason> {
-    let open = async |member: &Member| {
-        let (conn, is_pooled) = open(worker, member, kind).await?;
-        Ok((conn, is_pooled.then(|| (worker.pool.clone(), member.endpoint.address))))
-    };
-    let Reached { way: (conn, home), counters, load } = reach(worker, cluster, kind != Kind::Tcp, open).await?;
-    Ok(Lease { conn, counters, load: Some(load), home })
-}
-
-/// Finds a way to a member of the cluster by `open`: to others when it fails, as nothing has been sent.
-pub(crate) async fn reach<W>(
-    worker: &Worker,
-    cluster: &Cluster,
-    is_request: bool,
-    open: impl AsyncFn(&Member) -> Result<W, Reason>,
-) -> Result<Reached<W>, Reason> {
-    let mut tried = Vec::new();
-    let mut failed = None;
-    while tried.len() < limits::ATTEMPTS.min(cluster.members.len()) {
-        let Some(member) = cluster.pick(&worker.random, &tried) else { break };
-        let load = Load::new(&member.health);
-        let counters = || member.counters.get_or_init(|| worker.counters(edge(worker, cluster, member))).clone();
-        match open(member).await {
-            Ok(way) => return Ok(Reached { way, counters: counters(), load }),
-            Err(reason) => {
-                load.failed();
-                tried.push(member.endpoint.address);
-                failed = Some((reason, counters()));
-            }
-        }
-    }
-    let Some((reason, counters)) = failed else { return Err(Reason::NoEndpoint) };
-    counters.reason(reason);
-    if is_request {
-        counters.request(Outcome::Failure)
-    } else {
-        counters.connection(Outcome::Failure)
-    }
-    Err(reason)
-}
-
-/// Opens a stream to a member's proxy, or a connection to a member that has none; whether it is from the pool of
-/// connections for HTTP/1.
-async fn open(worker: &Worker, member: &Member, kind: Kind) -> Result<(Conn<Upstream>, bool), Reason> {
-    let address = member.endpoint.address;
-    if let Some(peer) = &member.peer {
-        let stream = peer.open(Open { port: address.port(), kind }).await?;
-        return Ok((Conn::new(Upstream::Mesh(stream)), false));
-    }
-    let is_pooled = kind == Kind::Http1;
-    if let (true, Some(stream)) = (is_pooled, worker.pool.take(address).filter(|_| is_pooled)) {
-        return Ok((Conn::new(Upstream::Plain(stream)), true));
-    }
-    let stream = worker.dialer.connect(address).await.map_err(|error| {
-        debug!(%address, %error, "cannot connect to an endpoint");
-        Reason::ConnectFailed
-    })?;
-    Ok((Conn::new(Upstream::Plain(stream)), is_pooled))
-}
-
-fn edge(worker: &Worker, cluster: &Cluster, member: &Member) -> Edge {
-    Edge {
-        side: Side::Client,
-        pod: worker.pod(),
-        peer: member.endpoint.identity.clone(),
-        peer_pod: Some(member.endpoint.pod.clone()),
-        service: cluster.service.clone(),
-        backend: cluster.backend.clone(),
+    let outcome = outcome(&result);
+    counters.connection(outcome);
+    if let Some(record) = &mut record {
+        record.closed(outcome, copied.forth, copied.back, &counters.edge);
     }
 }
 
@@ -252,10 +240,23 @@ pub(crate) fn refuse(worker: &Worker, target: &Target, reason: Reason, is_reques
         _ => None,
     };
     let side = Side::Client;
-    let counters =
-        worker.counters(Edge { side, pod: worker.pod(), peer: None, peer_pod: None, service, backend: None });
+    let edge = Edge { side, pod: worker.pod(), peer: None, peer_pod: None, service, backend: None };
+    let counters = worker.counters(edge, None);
+    if is_request {
+        return counters.refused(reason);
+    }
     counters.reason(reason);
-    if is_request { counters.request(Outcome::Failure) } else { counters.connection(Outcome::Failure) }
+    counters.connection(Outcome::Failure);
+}
+
+/// Counts a request that has no destination.
+fn count_malformed(worker: &Worker, reason: Reason) {
+    worker.plain_counters(Side::Client).refused(reason);
+}
+
+fn bad_request(worker: &Worker) -> Refusal {
+    count_malformed(worker, Reason::BadRequest);
+    Refusal::Answer(Reason::BadRequest)
 }
 
 // === impl Outbound ===
@@ -264,15 +265,15 @@ impl Outbound {
     /// What the destination is by the present configuration; `None` when it is outside the mesh.
     fn find(&mut self, request: &Request<'_, '_>) -> Result<Option<&Target>, Refusal> {
         let view = self.worker.view();
-        let bad_request = Refusal::Answer(Reason::BadRequest);
         if let Goal::EachRequest(known) = &mut self.destination {
             if !request.is_absolute {
-                return Err(bad_request);
+                return Err(bad_request(&self.worker));
             }
             let is_known = known.as_ref().is_some_and(|(authority, _)| authority == request.authority);
             if !is_known {
                 self.found = None;
-                let authority = Authority::parse(request.authority, Some(80)).ok_or(bad_request)?;
+                let authority = Authority::parse(request.authority, Some(80));
+                let authority = authority.ok_or_else(|| bad_request(&self.worker))?;
                 *known = authority.destination(&view.snapshot).map(|found| (request.authority.to_owned(), found));
             }
         }
@@ -297,12 +298,16 @@ impl Outbound {
 impl Handler for Outbound {
     type Plan = Plan;
 
-    fn decide(&mut self, request: &Request<'_, '_>) -> Result<Plan, Refusal> {
+    fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>> {
+        Record::of_request(&self.worker, Initiator::Workload, || http1::seen(request))
+    }
+
+    fn decide(&mut self, request: &Request<'_, '_>, _: Option<&mut Record>) -> Result<Plan, Refusal> {
         let is_proxy = matches!(self.destination, Goal::EachRequest(_));
         if request.method == "CONNECT" {
             return Err(match is_proxy {
                 true => Refusal::Tunnel(request.authority.to_owned()),
-                false => Refusal::Answer(Reason::BadRequest),
+                false => bad_request(&self.worker),
             });
         }
         let worker = self.worker.clone();
@@ -312,7 +317,7 @@ impl Handler for Outbound {
         }
         let Some(target) = self.find(request)? else {
             let outside = Authority::parse(request.authority, Some(80)).map(Plan::Outside);
-            return outside.ok_or(Refusal::Answer(Reason::BadRequest));
+            return outside.ok_or_else(|| bad_request(&worker));
         };
         let chosen = request.judge(|judged| target.for_request(&worker, judged)).unwrap_or(Err(Reason::BadRequest));
         chosen.map(Plan::Cluster).map_err(|reason| {
@@ -323,23 +328,22 @@ impl Handler for Outbound {
 
     async fn connect(&mut self, plan: &Plan) -> Result<Lease, Reason> {
         let authority = match plan {
-            Plan::Cluster(cluster) => return connect(&self.worker, cluster, Kind::Http1).await,
+            Plan::Cluster(cluster) => {
+                return connect(&self.worker, cluster, Kind::Http1).await.map_err(Unreached::count_request);
+            }
             Plan::Outside(authority) => authority,
         };
         let counters = self.worker.plain_counters(Side::Client);
         let connecting = async { self.worker.dialer.connect(authority.resolve().await?).await };
         let stream = connecting.await.map_err(|error| {
             debug!(%authority, %error, "cannot connect to a server outside the mesh");
-            counters.reason(Reason::ConnectFailed);
-            counters.request(Outcome::Failure);
+            counters.refused(Reason::ConnectFailed);
             Reason::ConnectFailed
         })?;
         Ok(Lease { conn: Conn::new(Upstream::Plain(stream)), counters, load: None, home: None })
     }
 
     fn malformed(&mut self, reason: Reason) {
-        let counters = self.worker.plain_counters(Side::Client);
-        counters.request(Outcome::Failure);
-        counters.reason(reason);
+        count_malformed(&self.worker, reason);
     }
 }

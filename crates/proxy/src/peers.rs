@@ -5,30 +5,27 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use futures::FutureExt;
-use futures::future::{LocalBoxFuture, Shared};
-use heddle_identity::Store;
 use heddle_policy::{Reason, SpiffeId};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use crate::connecting::{Attempt, Connecting};
 use crate::dial::Dialer;
 use crate::limits;
 use crate::mux::{self, Driver, Open, OpenError, Session};
+use crate::tasks::Panics;
 use crate::tls::{Connector, Lifetime};
+use crate::worker::Shared;
 
 /// The proxy of one pod, as one worker knows it.
 pub(crate) struct Peer {
     connector: Connector,
     /// Those that streams can be opened on, and those that only finish theirs.
     sessions: RefCell<Vec<Live>>,
-    /// A connection being made, shared by all who wait for it.
-    connecting: RefCell<Option<Connecting>>,
+    connecting: Connecting<Session>,
+    panics: Panics,
 }
-
-type Connecting = Shared<LocalBoxFuture<'static, Result<Session, Reason>>>;
 
 struct Live {
     session: Session,
@@ -36,9 +33,10 @@ struct Live {
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, identity: SpiffeId, store: &Store, dialer: Dialer) -> Rc<Self> {
-        let connector = Connector::new(address, identity, store, dialer, mux::ALPN);
-        Rc::new(Self { connector, sessions: RefCell::default(), connecting: RefCell::default() })
+    pub(crate) fn new(address: SocketAddr, identity: SpiffeId, shared: &Shared, dialer: Dialer) -> Rc<Self> {
+        let connector = Connector::new(address, identity, &shared.store, dialer, mux::ALPN);
+        let (sessions, connecting) = (RefCell::default(), Connecting::default());
+        Rc::new(Self { connector, sessions, connecting, panics: shared.meter.panics.clone() })
     }
 
     /// Opens a stream, on a connection made for it if there is none. Nothing has been sent when it fails.
@@ -68,31 +66,24 @@ impl Peer {
         let stream = sessions[stale].session.open(open).ok()?;
         sessions.retain(|live| live.session.is_open());
         drop(sessions);
-        tokio::task::spawn_local(self.connect().map(drop));
+        drop(self.connect());
         Some(stream)
     }
 
     /// Makes a connection, or waits for the one that is being made.
-    fn connect(self: &Rc<Self>) -> Connecting {
-        let mut connecting = self.connecting.borrow_mut();
-        if let Some(present) = &*connecting {
-            return present.clone();
-        }
+    fn connect(self: &Rc<Self>) -> Attempt<Session> {
         let peer = self.clone();
-        let future = async move {
-            let result = peer.connector.connect().await;
-            peer.connecting.borrow_mut().take();
-            result.map(|(stream, lifetime)| peer.start(stream, lifetime))
-        };
-        let future = future.boxed_local().shared();
-        *connecting = Some(future.clone());
-        // Whoever asked may go away: the connection is made all the same.
-        tokio::task::spawn_local(future.clone().map(drop));
-        future
+        self.connecting.join(&self.panics, || async move {
+            let (stream, lifetime) = peer.connector.connect().await?;
+            Ok(peer.start(stream, lifetime))
+        })
     }
 
     /// Drives a new connection, and retires those that it replaces.
-    fn start(self: &Rc<Self>, stream: TlsStream<TcpStream>, lifetime: Lifetime) -> Session {
+    fn start<T>(self: &Rc<Self>, stream: T, lifetime: Lifetime) -> Session
+    where
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let now = Instant::now();
         let (session, driver) = Driver::client(stream);
         let mut sessions = self.sessions.borrow_mut();
@@ -105,9 +96,9 @@ impl Peer {
         });
         sessions.push(Live { session: session.clone(), lifetime });
         drop(sessions);
-        let (driven, peer) = (session.clone(), Rc::downgrade(self));
+        let (driven, peer, panics) = (session.clone(), Rc::downgrade(self), self.panics.clone());
         tokio::task::spawn_local(async move {
-            if let Err(error) = drive(driver, &driven).await {
+            if let Some(Err(error)) = panics.catch(drive(driver, &driven)).await {
                 debug!(%error, "a connection to a peer broke");
             }
             if let Some(peer) = peer.upgrade() {
@@ -125,7 +116,7 @@ impl Drop for Peer {
 }
 
 /// Runs a connection until it ends, or until it has had no stream for long enough.
-async fn drive(driver: Driver<TlsStream<TcpStream>>, session: &Session) -> io::Result<()> {
+async fn drive<T: AsyncRead + AsyncWrite + Unpin>(driver: Driver<T>, session: &Session) -> io::Result<()> {
     let idle = async {
         let mut last = Instant::now();
         let mut opened = session.opened();

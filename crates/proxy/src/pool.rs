@@ -10,12 +10,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
+use crate::tasks::Panics;
 
 /// The idle connections of one worker, by the address they lead to.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
     sweeping: Cell<bool>,
+    panics: Panics,
 }
 
 struct Idle {
@@ -24,6 +26,10 @@ struct Idle {
 }
 
 impl Pool {
+    pub(crate) fn new(panics: Panics) -> Rc<Self> {
+        Rc::new(Self { panics, ..Self::default() })
+    }
+
     /// The connection used last that is still open, if any.
     pub(crate) fn take(&self, address: SocketAddr) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
@@ -48,7 +54,7 @@ impl Pool {
             return;
         }
         let pool = self.clone();
-        tokio::task::spawn_local(async move {
+        self.panics.spawn(async move {
             while !pool.idle.borrow().is_empty() {
                 sleep(limits::POOL_IDLE / 2).await;
                 let now = Instant::now();

@@ -3,14 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use heddle_identity::Store;
 use heddle_policy::ProxyConfig;
 use heddle_policy::telemetry::{Edge, Totals};
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -18,13 +18,14 @@ use tracing::{error, info, warn};
 use crate::dial;
 use crate::options::{Entrance, Listen, Options};
 use crate::snapshot::Snapshot;
+use crate::trace::Exporter;
 use crate::worker::{Shared, Worker};
 
 /// A proxy that accepts traffic, on threads of its own.
 pub struct Proxy {
     pub(crate) shared: Arc<Shared>,
     drain: watch::Sender<bool>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Why a proxy cannot start.
@@ -57,7 +58,7 @@ impl Proxy {
             };
             workers.push(thread.spawn(run).map_err(StartError::Thread)?);
         }
-        Ok(Self { shared, drain, workers })
+        Ok(Self { shared, drain, workers: Mutex::new(workers) })
     }
 
     /// Where each listener is, ports chosen by the system included.
@@ -78,10 +79,26 @@ impl Proxy {
         self.shared.meter.totals()
     }
 
+    /// Every edge that has open connections without HTTP, and how many.
+    pub fn open_connections(&self) -> Vec<(Edge, u64)> {
+        self.shared.meter.open()
+    }
+
+    /// The lines of the access log, for the first who asks; without their ends.
+    pub fn access_log(&self) -> Option<mpsc::Receiver<String>> {
+        self.shared.access_log.reader()
+    }
+
+    /// What sends the spans, for the first who asks.
+    pub fn exporter(&self) -> Option<Exporter> {
+        Exporter::new(&self.shared)
+    }
+
     /// Accepts no more, lets what is under way end, and closes the rest at the deadline. It blocks until then.
-    pub fn drain(self) {
+    pub fn drain(&self) {
         self.drain.send_replace(true);
-        for worker in self.workers {
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in workers {
             // A panic outside of a connection's task: it has been printed, and there is nothing left to save.
             if worker.join().is_err() {
                 error!("a worker has panicked");
@@ -114,7 +131,7 @@ fn run_worker(shared: Arc<Shared>, bound: Vec<Bound>, draining: watch::Receiver<
         let mut accepting = Vec::new();
         for (listener, entrance) in bound {
             let listener = dial::register(listener)?;
-            accepting.push(tokio::task::spawn_local(worker.clone().accept(listener, entrance)));
+            accepting.push(worker.listen(listener, entrance));
         }
         until_drained(&worker, draining, accepting).await;
         Ok(())

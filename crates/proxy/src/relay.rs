@@ -6,7 +6,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
+use heddle_policy::telemetry::Outcome;
 use tokio::io::ReadBuf;
 
 use crate::io::{Conn, Transport};
@@ -20,9 +21,31 @@ pub(crate) struct Copied {
     pub(crate) back: u64,
 }
 
+/// Which end broke a connection off, and how.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) by: End,
+    pub(crate) error: io::Error,
+}
+
+/// The ends of a relayed connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Client,
+    Server,
+}
+
+/// Which side of one direction failed.
+enum Fault {
+    From(io::Error),
+    To(io::Error),
+}
+
 /// One direction: what was read and could not be written yet.
 struct Pump {
     pending: BytesMut,
+    /// All that was written, as long as its receiver may refuse it.
+    kept: Option<BytesMut>,
     ended: bool,
     flushed: bool,
     closed: bool,
@@ -35,23 +58,101 @@ thread_local! {
 
 /// Copies until both directions have ended, `copied` keeping count, also of a copy that fails or is dropped.
 pub(crate) async fn relay<A: Transport, B: Transport>(
-    mut a: Conn<A>,
-    mut b: Conn<B>,
+    client: &mut Conn<A>,
+    mut server: Conn<B>,
     copied: &mut Copied,
-) -> io::Result<()> {
-    let mut forth = Pump::new(std::mem::take(&mut a.read), a.ended);
-    let mut back = Pump::new(std::mem::take(&mut b.read), b.ended);
-    poll_fn(|cx| {
-        let forth = forth.poll_copy(cx, &mut a.transport, &mut b.transport, &mut copied.forth)?;
-        let back = back.poll_copy(cx, &mut b.transport, &mut a.transport, &mut copied.back)?;
-        if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+) -> Result<(), Broken> {
+    let (mut forth, mut back) = (Pump::from(client), Pump::from(&mut server));
+    poll_fn(|cx| poll_both(cx, (client, &mut forth), (&mut server, &mut back), copied)).await
+}
+
+/// The same for a server that may still refuse the connection ([`Broken::is_refused`]): then what the client said is with
+/// it again, and nothing has been copied. `answered` is called at the server's first bytes.
+pub(crate) async fn relay_unless_refused<A: Transport, B: Transport>(
+    client: &mut Conn<A>,
+    mut server: Conn<B>,
+    copied: &mut Copied,
+    answered: impl FnOnce(),
+) -> Result<(), Broken> {
+    let (mut forth, mut back) = (Pump::from(&mut *client), Pump::from(&mut server));
+    forth.kept = Some(BytesMut::new());
+    let mut answered = Some(answered);
+    let result = poll_fn(|cx| {
+        let result = poll_both(cx, (&mut *client, &mut forth), (&mut server, &mut back), copied);
+        if copied.back > 0
+            && let Some(answered) = answered.take()
+        {
+            forth.kept = None;
+            answered();
+        }
+        result
     })
-    .await
+    .await;
+    match (result, forth.kept) {
+        (Err(broken), Some(mut said)) if broken.is_refused() => {
+            said.unsplit(forth.pending);
+            (client.read, client.ended) = (said, forth.ended);
+            *copied = Copied::default();
+            Err(broken)
+        }
+        (Err(broken), None) if broken.is_refused() => {
+            Err(Broken { error: io::ErrorKind::ConnectionReset.into(), ..broken })
+        }
+        (result, _) => result,
+    }
+}
+
+/// What a relayed connection comes to.
+pub(crate) fn outcome(result: &Result<(), Broken>) -> Outcome {
+    result.as_ref().map_or_else(Broken::outcome, |()| Outcome::Success)
+}
+
+fn poll_both<A: Transport, B: Transport>(
+    cx: &mut Context<'_>,
+    (client, forth): (&mut Conn<A>, &mut Pump),
+    (server, back): (&mut Conn<B>, &mut Pump),
+    copied: &mut Copied,
+) -> Poll<Result<(), Broken>> {
+    let (client, server) = (&mut client.transport, &mut server.transport);
+    let forth = match forth.poll_copy(cx, client, server, &mut copied.forth) {
+        // The server has ended the connection in order, and takes no more: what it said before is still passed on.
+        Poll::Ready(Err(Fault::To(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+            forth.closed = true;
+            Poll::Ready(())
+        }
+        polled => polled.map_err(|fault| Broken::between(End::Client, End::Server, fault))?,
+    };
+    let back = back.poll_copy(cx, server, client, &mut copied.back);
+    let back = back.map_err(|fault| Broken::between(End::Server, End::Client, fault))?;
+    if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+}
+
+impl Broken {
+    fn between(from: End, to: End, fault: Fault) -> Self {
+        match fault {
+            Fault::From(error) => Self { by: from, error },
+            Fault::To(error) => Self { by: to, error },
+        }
+    }
+
+    /// Whether the server's proxy says that no application has seen anything of the connection.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.by == End::Server && self.error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    /// What the connection comes to. That its client breaks it off says nothing against the server.
+    fn outcome(&self) -> Outcome {
+        match (self.by, self.error.kind()) {
+            (End::Server, io::ErrorKind::PermissionDenied) => Outcome::Denied,
+            (End::Server, _) => Outcome::Failure,
+            (End::Client, _) => Outcome::Success,
+        }
+    }
 }
 
 impl Pump {
-    fn new(pending: BytesMut, ended: bool) -> Self {
-        Self { pending, ended, flushed: true, closed: false }
+    fn from<T>(conn: &mut Conn<T>) -> Self {
+        Self { pending: std::mem::take(&mut conn.read), kept: None, ended: conn.ended, flushed: true, closed: false }
     }
 
     fn poll_copy<R: Transport, W: Transport>(
@@ -60,14 +161,14 @@ impl Pump {
         from: &mut R,
         to: &mut W,
         copied: &mut u64,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Fault>> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.poll_write_pending(cx, to, copied))?;
+            ready!(self.poll_write_pending(cx, to, copied)).map_err(Fault::To)?;
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::To)?;
                 self.closed = true;
                 return Poll::Ready(Ok(()));
             }
@@ -76,7 +177,7 @@ impl Pump {
                 Poll::Pending if self.flushed => return Poll::Pending,
                 Poll::Pending => {
                     self.flushed = true;
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::To)?;
                     return Poll::Pending;
                 }
             }
@@ -90,19 +191,25 @@ impl Pump {
         from: &mut R,
         to: &mut W,
         copied: &mut u64,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Fault>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Fault::From)?;
             let mut rest = buffer.filled();
             self.ended = rest.is_empty();
-            while !rest.is_empty() {
-                let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, rest)? else { break };
-                self.count(written, copied)?;
-                rest = &rest[written..];
+            let mut result = Ok(());
+            while !rest.is_empty() && result.is_ok() {
+                match Pin::new(&mut *to).poll_write(cx, rest) {
+                    Poll::Ready(Ok(written)) => {
+                        result = self.count(&rest[..written], copied);
+                        rest = &rest[written..];
+                    }
+                    Poll::Ready(Err(error)) => result = Err(error),
+                    Poll::Pending => break,
+                }
             }
             self.pending.extend_from_slice(rest);
-            Poll::Ready(Ok(()))
+            Poll::Ready(result.map_err(Fault::To))
         })
     }
 
@@ -114,8 +221,8 @@ impl Pump {
     ) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
-            self.count(written, copied)?;
-            self.pending.advance(written);
+            let written = self.pending.split_to(written);
+            self.count(&written, copied)?;
         }
         if self.pending.capacity() > 0 {
             self.pending = BytesMut::new();
@@ -123,12 +230,16 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    fn count(&mut self, written: usize, copied: &mut u64) -> io::Result<()> {
-        if written == 0 {
+    fn count(&mut self, written: &[u8], copied: &mut u64) -> io::Result<()> {
+        if written.is_empty() {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        *copied += written as u64;
+        *copied += written.len() as u64;
         self.flushed = false;
+        match &mut self.kept {
+            Some(kept) if kept.len() + written.len() <= limits::REPLAY_BYTES => kept.extend_from_slice(written),
+            _ => self.kept = None,
+        }
         Ok(())
     }
 }

@@ -1,54 +1,88 @@
 //! `heddle proxy`: the wiring of one process.
 
 use std::io;
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use heddle_identity::Store;
-use heddle_policy::telemetry::Report;
+use heddle_policy::PodName;
+use heddle_policy::telemetry::{Edge, NOTE_INTERVAL, REPORT_INTERVAL, Report};
 use heddle_xds::{Client, Dial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::LocalSet;
-use tracing::{info, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, timeout};
+use tracing::{debug, info, warn};
 
 use crate::dial::Dialer;
 use crate::file::{Watched, read_config, read_credentials};
-use crate::random::Random;
-use crate::{Args, Proxy, admin};
+use crate::report::{Ledger, note, note_nothing_new};
+use crate::{Args, Proxy, access_log, admin};
 
-/// How often totals are reported, when they have changed.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How many times totals are noted for each time that they are reported.
+const NOTES_OF_REPORT: u64 = (REPORT_INTERVAL.as_millis() / NOTE_INTERVAL.as_millis()) as u64;
+
+/// How long the control plane may take to hear the last report.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Runs a proxy until SIGTERM or SIGINT, and drains it.
 pub fn run(args: Args) -> anyhow::Result<()> {
     raise_descriptor_limit();
+    keep_pages_small();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let store = Store::empty();
-    let proxy = Rc::new(Proxy::start(args.options(), store.clone())?);
+    let proxy = Arc::new(Proxy::start(args.options(), store.clone())?);
     for listen in proxy.listening() {
         info!(address = %listen.address, entrance = ?listen.entrance, "listening");
     }
-    LocalSet::new().block_on(&runtime, async {
+    let lines = proxy.access_log().context("the access log has another reader")?;
+    let mut exporter = proxy.exporter().context("the spans have another reader")?;
+    let writer = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_access_log(lines))?;
+    let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let admin = admin::serve(proxy.shared.clone()).await?;
+        let (drained, draining) = oneshot::channel();
+        let files = supply_files(&args, &proxy, &store);
+        let control = follow_control(&args, &proxy, &store, draining);
+        tokio::pin!(files, control);
         tokio::select! {
-            result = supply(&args, &proxy, &store) => result?,
-            result = admin => result?,
+            result = &mut files => return result,
+            () = &mut control => {}
+            result = admin => return result,
+            () = exporter.run() => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        info!("draining");
+        let draining = proxy.clone();
+        let workers = tokio::task::spawn_blocking(move || draining.drain());
+        tokio::select! {
+            result = workers => result.context("draining")?,
+            () = &mut control => {}
+        }
+        // What the last connections counted is reported too.
+        if drained.send(()).is_ok() && timeout(LAST_WORD, control).await.is_err() {
+            warn!("the control plane did not hear the last report");
+        }
         anyhow::Ok(())
-    })?;
-    info!("draining");
-    let proxy = Rc::into_inner(proxy).context("the proxy is still in use")?;
-    proxy.drain();
-    Ok(())
+    });
+    runtime.block_on(exporter.finish());
+    // Nobody can put a line into the log any more once these are gone, so that its writer ends with the last one.
+    drop((proxy, runtime));
+    writer.join().map_err(|_| anyhow::anyhow!("the writer of the access log has panicked"))?;
+    result
+}
+
+/// Standard output is the access log's alone: what the proxy has to say itself goes to standard error.
+fn write_access_log(lines: mpsc::Receiver<String>) {
+    if let Err(error) = access_log::write(lines, io::stdout()) {
+        warn!(%error, "the access log cannot be written; its lines are dropped and counted");
+    }
 }
 
 /// Every connection takes descriptors, and the usual limit is for programs that have few.
@@ -59,34 +93,43 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Keeps configuration and credentials current, for ever. Files that are bad at the start are an error; later, the
-/// last good ones stay.
-async fn supply(args: &Args, proxy: &Proxy, store: &Store) -> anyhow::Result<()> {
-    let svid = match (&args.svid_cert, &args.svid_key, &args.trust_bundle) {
+/// A proxy's heap is small, and there is one beside every pod: huge pages made an idle one ten times as large.
+fn keep_pages_small() {
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        debug!(%error, "huge pages cannot be turned off");
+    }
+}
+
+/// Keeps configuration and credentials from files current, for ever. Files that are bad at the start are an error;
+/// later, the last good ones stay.
+async fn supply_files(args: &Args, proxy: &Proxy, store: &Store) -> anyhow::Result<()> {
+    tokio::try_join!(supply_config(args.config.clone(), proxy), supply_credentials(svid_files(args), store))?;
+    Ok(())
+}
+
+fn svid_files(args: &Args) -> Option<[PathBuf; 3]> {
+    match (&args.svid_cert, &args.svid_key, &args.trust_bundle) {
         (Some(chain), Some(key), Some(bundle)) => Some([chain.clone(), key.clone(), bundle.clone()]),
         _ => None,
-    };
-    // A certificate from files is not replaced by the control plane's.
-    let signed = if svid.is_some() { Store::empty() } else { store.clone() };
-    tokio::try_join!(
-        supply_config(args.config.clone(), proxy),
-        supply_credentials(svid, store),
-        follow_control(args, proxy, signed),
-    )?;
-    Ok(())
+    }
 }
 
 async fn supply_config(path: Option<PathBuf>, proxy: &Proxy) -> anyhow::Result<()> {
     let Some(path) = path else { return std::future::pending().await };
     let mut watched = Watched::new(vec![path.clone()]);
-    proxy.configure(Arc::new(read_config(&path)?));
+    configure(&path, proxy)?;
     loop {
         watched.changed().await;
-        match read_config(&path) {
-            Ok(config) => proxy.configure(Arc::new(config)),
-            Err(error) => warn!(error = format!("{error:#}"), "a changed configuration is not used"),
+        if let Err(error) = configure(&path, proxy) {
+            warn!(error = format!("{error:#}"), "a changed configuration is not used");
         }
     }
+}
+
+/// Takes the configuration from a file; one that is bad leaves the present one.
+fn configure(path: &Path, proxy: &Proxy) -> anyhow::Result<()> {
+    proxy.configure(Arc::new(read_config(path)?));
+    Ok(())
 }
 
 async fn supply_credentials(files: Option<[PathBuf; 3]>, store: &Store) -> anyhow::Result<()> {
@@ -102,11 +145,17 @@ async fn supply_credentials(files: Option<[PathBuf; 3]>, store: &Store) -> anyho
     }
 }
 
-/// Takes configurations and certificates from the control plane, and reports to it.
-async fn follow_control(args: &Args, proxy: &Proxy, store: Store) -> anyhow::Result<()> {
+/// Takes configurations and certificates from the control plane, and reports to it: until the proxy is drained and the
+/// control plane has heard its last report. Without a control plane, until the proxy is drained.
+async fn follow_control(args: &Args, proxy: &Proxy, store: &Store, drained: oneshot::Receiver<()>) {
     let (Some(address), Some(ca_file), Some(token_file)) = (&args.control, &args.ca_file, &args.token_file) else {
-        return std::future::pending().await;
+        if drained.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        return;
     };
+    // A certificate from files is not replaced by the control plane's.
+    let store = if svid_files(args).is_some() { Store::empty() } else { store.clone() };
     let (config, mut configs) = watch::channel(Arc::default());
     let (report, reports) = watch::channel(None);
     let client = Client {
@@ -124,8 +173,12 @@ async fn follow_control(args: &Args, proxy: &Proxy, store: Store) -> anyhow::Res
             proxy.configure(configs.borrow_and_update().clone());
         }
     };
-    tokio::join!(client.run(), configure, send_reports(proxy, report));
-    Ok(())
+    let file = args.totals_file.as_deref();
+    let ledger = Ledger::open(file, args.last_ended()).unwrap_or_else(|error| {
+        warn!(%error, ?file, "the totals of the last proxy cannot be read; they begin with zeros");
+        Ledger::begin()
+    });
+    tokio::join!(client.run(), configure, send_reports(proxy, ledger, file, report, drained));
 }
 
 fn dial_control(address: &str, dialer: Dialer) -> Dial {
@@ -139,20 +192,63 @@ fn dial_control(address: &str, dialer: Dialer) -> Dial {
     })
 }
 
-async fn send_reports(proxy: &Proxy, report: watch::Sender<Option<Arc<Report>>>) {
-    let instance: Arc<str> = format!("{:016x}", Random::new().next()).into();
-    let mut interval = tokio::time::interval(REPORT_INTERVAL);
-    loop {
-        interval.tick().await;
-        let mut edges = proxy.totals();
-        edges.sort_by(|(edge, _), (other, _)| edge.cmp(other));
-        let newest = Report { instance: instance.clone(), edges };
-        report.send_if_modified(|last| {
-            let is_news = last.as_deref() != Some(&newest);
-            if is_news {
-                *last = Some(Arc::new(newest));
+fn open_connections(proxy: &Proxy, pod: &PodName) -> Vec<(Edge, u64)> {
+    let open = proxy.open_connections().into_iter();
+    // What began before the proxy knew its pod is the pod's too.
+    open.map(|(edge, open)| (Edge { pod: pod.clone(), ..edge }, open)).collect()
+}
+
+/// Notes and reports the totals whenever they have changed, and a last time when the proxy is drained.
+async fn send_reports(
+    proxy: &Proxy,
+    mut ledger: Ledger,
+    file: Option<&Path>,
+    sender: watch::Sender<Option<Arc<Report>>>,
+    mut drained: oneshot::Receiver<()>,
+) {
+    proxy.shared.meter.lost_ms.store(ledger.lost().as_millis() as u64, Ordering::Relaxed);
+    let mut interval = tokio::time::interval(NOTE_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut noted: Option<Arc<Report>> = None;
+    for tick in 0_u64.. {
+        let last = tokio::select! {
+            _ = interval.tick() => false,
+            _ = &mut drained => true,
+        };
+        if let Some(settings) = proxy.shared.config.load().config.settings.clone() {
+            // Before the totals are read: what is counted in between belongs to the next note.
+            let now = SystemTime::now();
+            // One that ends has no connections any more.
+            let open = if last { Vec::new() } else { open_connections(proxy, &settings.pod) };
+            let newest = Arc::new(Report { last, open, ..ledger.report(&settings.pod, proxy.totals(), now) });
+            let is_news_after =
+                |earlier: &Option<Arc<Report>>| earlier.as_ref().is_none_or(|earlier| newest.is_news_after(earlier));
+            let is_kept = keep(file, is_news_after(&noted).then_some(&newest), now);
+            let is_due = last || tick % NOTES_OF_REPORT == 0;
+            if is_due && is_news_after(&sender.borrow()) {
+                sender.send_replace(Some(newest.clone()));
             }
-            is_news
-        });
+            if is_kept {
+                noted = Some(newest);
+            }
+        }
+        if last {
+            return;
+        }
     }
 }
+
+/// Notes the totals for the pod's next proxy; without `news`, that there are none. Tells whether that was done.
+fn keep(file: Option<&Path>, news: Option<&Arc<Report>>, now: SystemTime) -> bool {
+    let kept = file.map_or(Ok(()), |file| match news {
+        Some(newest) => note(file, newest, now),
+        None => note_nothing_new(file, now),
+    });
+    if let Err(error) = &kept {
+        warn!(%error, ?file, "the totals cannot be noted: they are lost when this proxy ends");
+    }
+    kept.is_ok()
+}
+
+#[cfg(test)]
+mod tests;

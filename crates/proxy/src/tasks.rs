@@ -1,4 +1,4 @@
-//! The connections of a worker: each a task of its own, whose panic ends it alone.
+//! The tasks of a worker: the panic of one ends what that task drives, and nothing else, and is counted.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -6,18 +6,22 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::worker::Shared;
 use crate::{limits, mux};
 
-/// The tasks under way.
+/// How many tasks have panicked. Its clones count together.
+#[derive(Clone, Default)]
+pub(crate) struct Panics(Arc<AtomicU64>);
+
+/// The accepted connections and requests under way.
 #[derive(Default)]
 pub(crate) struct Tasks {
+    panics: Panics,
     running: RefCell<HashMap<u64, Running>>,
     next: Cell<u64>,
     draining: Rc<Draining>,
@@ -51,24 +55,45 @@ pub(crate) struct Activity {
 /// Takes the task's entry away when the task ends, in whatever way.
 struct Entry(Rc<Tasks>, u64);
 
+impl Panics {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Runs `future` to its end, or to its panic: then there is no output.
+    pub(crate) async fn catch<F: Future>(&self, future: F) -> Option<F::Output> {
+        // What a panic leaves half done belongs to what was driven, and goes with it.
+        let output = AssertUnwindSafe(future).catch_unwind().await.ok();
+        if output.is_none() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        output
+    }
+
+    /// Starts a task of this thread.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let panics = self.clone();
+        tokio::task::spawn_local(async move { panics.catch(future).await.unwrap_or_default() })
+    }
+}
+
 impl Tasks {
+    pub(crate) fn new(panics: Panics) -> Rc<Self> {
+        Rc::new(Self { panics, ..Self::default() })
+    }
+
     /// Runs a connection.
-    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
-        self: &Rc<Self>,
-        shared: Arc<Shared>,
-        run: impl FnOnce(Rc<Activity>) -> F,
-    ) {
+    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, run: impl FnOnce(Rc<Activity>) -> F) {
         let id = self.next.get();
         self.next.set(id + 1);
         let activity = Rc::new(Activity::new(self.draining.clone()));
         let entry = Entry(self.clone(), id);
         let running = Running { abort: None, activity: activity.clone() };
         self.running.borrow_mut().insert(id, running);
-        let future = AssertUnwindSafe(run(activity)).catch_unwind();
+        // Boxed, as the runtime moves a task as a whole, twice and more in its life.
+        let (future, panics) = (Box::pin(run(activity)), self.panics.clone());
         let handle = tokio::task::spawn_local(async move {
-            if future.await.is_err() {
-                shared.meter.panics.fetch_add(1, Ordering::Relaxed);
-            }
+            panics.catch(future).await;
             drop(entry);
         });
         if let Some(running) = self.running.borrow_mut().get_mut(&id) {
@@ -83,7 +108,7 @@ impl Tasks {
             return;
         }
         let tasks = self.clone();
-        tokio::task::spawn_local(async move {
+        self.panics.spawn(async move {
             while tasks.count() > 0 {
                 tokio::time::sleep(limits::SWEEP_INTERVAL).await;
                 tasks.running.borrow().values().filter(|running| running.activity.is_stale()).for_each(Running::abort);

@@ -28,6 +28,10 @@ pub(crate) struct Lease {
 pub(crate) struct Ended {
     /// Absent when it says nothing of the server.
     pub(crate) outcome: Option<Outcome>,
+    /// Of the answer; of one that broke off, what the mesh answers in its stead. 0 when the client gave up.
+    pub(crate) status: u16,
+    /// Of a call of gRPC that was answered.
+    pub(crate) grpc_status: Option<u16>,
     /// Why the mesh answered in the server's stead.
     pub(crate) reason: Option<Reason>,
     /// From the request's head to the end of the answer.
@@ -44,7 +48,7 @@ impl Ended {
             counters.reason(reason);
         }
         let Some(outcome) = self.outcome else { return };
-        counters.request(outcome);
+        counters.request(outcome, self.status);
         if outcome != Outcome::Denied {
             counters.latency(self.latency);
         }
@@ -64,13 +68,13 @@ impl Lease {
         ended.count(&self.counters);
         if let (Some(load), Some(_)) = (&self.load, ended.outcome) {
             match ended.reason {
-                Some(Reason::UpstreamReset | Reason::UpstreamTimeout) => load.failed(),
+                Some(Reason::ConnectFailed | Reason::UpstreamReset | Reason::UpstreamTimeout) => load.failed(),
                 _ => load.answered(ended.latency),
             }
         }
     }
 
-    /// The connection turned out to be closed before anything was sent.
+    /// The request was refused, or the connection turned out to be closed before anything was sent.
     pub(crate) fn unsent(self) {
         if let Some(load) = &self.load {
             load.failed();

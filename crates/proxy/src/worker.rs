@@ -14,6 +14,7 @@ use heddle_policy::telemetry::{Edge, Side};
 use heddle_policy::{Endpoint, PodName, SpiffeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
@@ -25,7 +26,9 @@ use crate::meter::{Counters, Meter};
 use crate::options::{Entrance, Listen, Options};
 use crate::peers::Peer;
 use crate::pool::Pool;
+use crate::queue::Queue;
 use crate::random::Random;
+use crate::record::Entry;
 use crate::snapshot::Snapshot;
 use crate::tasks::{Activity, Tasks};
 use crate::view::View;
@@ -41,6 +44,9 @@ pub(crate) struct Shared {
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) store: Store,
     pub(crate) meter: Meter,
+    /// Lines of the access log, without their ends.
+    pub(crate) access_log: Queue<String>,
+    pub(crate) spans: Queue<Entry>,
 }
 
 /// What the connections of one thread share.
@@ -49,7 +55,7 @@ pub(crate) struct Worker {
     pub(crate) random: Random,
     /// Connections to the application and to servers without a proxy.
     pub(crate) pool: Rc<Pool>,
-    /// Connections of HTTP/2: to other proxies, the application, and servers without a proxy.
+    /// Connections of HTTP/2: to other proxies, and servers without a proxy.
     pub(crate) http2: Servers,
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) dialer: Dialer,
@@ -72,14 +78,16 @@ impl Shared {
             changes: watch::Sender::new(0),
             store,
             meter: Meter::default(),
+            access_log: Queue::new(limits::ACCESS_LOG_LINES),
+            spans: Queue::new(limits::SPANS),
         })
     }
 
-    /// Whether a listener of the data plane is at this address.
+    /// Whether the proxy itself listens at this address: to traffic, or with its admin end.
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
         let is_at =
-            |own: SocketAddr| own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified());
-        self.listening.iter().any(|listen| is_at(listen.address))
+            |own: &SocketAddr| own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified());
+        self.listening.iter().map(|listen| &listen.address).chain(&self.options.admin).any(is_at)
     }
 }
 
@@ -89,9 +97,9 @@ impl Worker {
         tls.alpn_protocols = vec![mux::ALPN.to_vec(), http2::ALPN.to_vec()];
         Rc::new(Self {
             random: Random::new(),
-            pool: Rc::default(),
+            pool: Pool::new(shared.meter.panics.clone()),
             http2: Servers::default(),
-            tasks: Rc::default(),
+            tasks: Tasks::new(shared.meter.panics.clone()),
             dialer: Dialer { mark: shared.options.mark },
             acceptor: TlsAcceptor::from(Arc::new(tls)),
             view: RefCell::new(Rc::new(View::new(shared.config.load_full()))),
@@ -125,8 +133,7 @@ impl Worker {
         let peers = std::mem::take(&mut *self.peers.borrow_mut());
         let kept = peers.into_iter().filter(|((ip, identity), _)| known(SocketAddr::new(*ip, 0), Some(identity)));
         *self.peers.borrow_mut() = kept.collect();
-        let pod_ip = self.shared.options.pod_ip;
-        self.http2.retain(|address, identity| address.ip() == pod_ip || known(address, identity));
+        self.http2.retain(known);
     }
 
     pub(crate) fn health(&self, endpoint: &Endpoint) -> Rc<Health> {
@@ -143,28 +150,30 @@ impl Worker {
         let mut peers = self.peers.borrow_mut();
         let peer = peers
             .entry((ip, identity.clone()))
-            .or_insert_with(|| Peer::new(address, identity, &self.shared.store, self.dialer));
+            .or_insert_with(|| Peer::new(address, identity, &self.shared, self.dialer));
         Some(peer.clone())
     }
 
     /// The server of HTTP/2 that leads to an endpoint.
     pub(crate) fn http2_server(&self, endpoint: &Endpoint) -> Rc<Server> {
-        self.http2.of(endpoint, self.shared.options.mesh_port, &self.shared.store, self.dialer)
+        self.http2.of(endpoint, &self.shared, self.dialer)
     }
 
     /// The counters of an edge. Beyond the bound on edges, those of a side are counted together.
-    pub(crate) fn counters(&self, edge: Edge) -> Arc<Counters> {
+    pub(crate) fn counters(&self, edge: Edge, peer_workload: Option<&Arc<str>>) -> Arc<Counters> {
         let mut known = self.counters.borrow_mut();
         if let Some(counters) = known.get(&edge) {
             return counters.clone();
         }
-        let edge = if known.len() < limits::EDGES { edge } else { plain_edge(edge.side, edge.pod) };
-        known.entry(edge).or_insert_with_key(|edge| self.shared.meter.counters(edge.clone())).clone()
+        let has_room = known.len() < limits::EDGES;
+        let edge = if has_room { edge } else { plain_edge(edge.side, edge.pod) };
+        let peer_workload = peer_workload.filter(|_| has_room).cloned();
+        known.entry(edge).or_insert_with_key(|edge| self.shared.meter.counters(edge.clone(), peer_workload)).clone()
     }
 
     /// The counters of traffic whose other end is not known.
     pub(crate) fn plain_counters(&self, side: Side) -> Arc<Counters> {
-        self.counters(plain_edge(side, self.pod()))
+        self.counters(plain_edge(side, self.pod()), None)
     }
 
     /// The pod that this proxy serves; a placeholder until it is known.
@@ -174,11 +183,19 @@ impl Worker {
         settings.map_or_else(|| PodName::new("unknown", "unknown"), |settings| settings.pod.clone())
     }
 
-    /// Accepts connections for ever.
-    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener, entrance: Entrance) {
+    /// Accepts connections for ever, in a task.
+    pub(crate) fn listen(self: &Rc<Self>, listener: TcpListener, entrance: Entrance) -> JoinHandle<()> {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            // A panic ends the connection that it was about, and not the listener.
+            while worker.shared.meter.panics.catch(worker.accept(&listener, &entrance)).await.is_none() {}
+        })
+    }
+
+    async fn accept(self: &Rc<Self>, listener: &TcpListener, entrance: &Entrance) {
         loop {
             match listener.accept().await {
-                Ok((stream, from)) => self.clone().start(stream, from, &entrance),
+                Ok((stream, from)) => self.clone().start(stream, from, entrance),
                 Err(error) => {
                     // Out of descriptors, most likely: others must end before one more can begin.
                     warn!(%error, "cannot accept a connection");
@@ -196,7 +213,7 @@ impl Worker {
         let entrance = entrance.clone();
         let worker = self.clone();
         let open = Counted::new(self.shared.clone());
-        self.tasks.spawn(self.shared.clone(), |activity| async move {
+        self.tasks.spawn(|activity| async move {
             worker.serve(stream, from, entrance, &activity).await;
             drop(open);
         });
@@ -205,7 +222,8 @@ impl Worker {
     /// One connection, from its acceptance to its end.
     async fn serve(self: Rc<Self>, stream: TcpStream, from: SocketAddr, entrance: Entrance, activity: &Rc<Activity>) {
         match entrance {
-            Entrance::Mesh => inbound::mesh(&self, stream, from, activity).await,
+            // The larger futures are boxed, here and below: an idle connection of HTTP/1 must not be as large as they.
+            Entrance::Mesh => Box::pin(inbound::mesh(&self, stream, from, activity)).await,
             Entrance::CapturedInbound => inbound::captured(&self, stream, from, activity).await,
             Entrance::Plaintext(port) => inbound::plaintext(&self, stream, from, port, activity).await,
             Entrance::CapturedOutbound => outbound::captured(&self, stream, activity).await,

@@ -40,6 +40,11 @@ impl Copy {
         self.moved == 0 && !self.finished
     }
 
+    /// Whether something waits for the receiver to take it.
+    pub(super) fn waits(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether there is nothing to send, now or later.
     pub(super) fn is_empty(&self, from: &RecvStream) -> bool {
         self.held.is_empty() && self.behind.is_empty() && from.is_end_stream()

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::answer::{Form, answer, break_off};
 use super::copy::{Copy, CopyError, End};
 use super::outcome;
-use crate::balance::Load;
+use super::serve::Lease;
 use crate::stall::Stall;
 
 /// The client's side of a request. It outlasts attempts that sent nothing.
@@ -43,11 +43,20 @@ pub(super) enum Failure {
     Revoked(Reason),
 }
 
+/// What a client has heard of an answer.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Answered {
+    pub(super) status: Option<StatusCode>,
+    /// What a call of gRPC ended with.
+    pub(super) grpc_status: Option<u16>,
+    /// Bytes of its body.
+    pub(super) downloaded: u64,
+}
+
 /// An exchange under way.
 pub(super) struct Exchange<'a> {
     client: &'a mut Client,
-    /// Absent towards the application.
-    load: Option<&'a Load>,
+    lease: &'a Lease,
     upstream: SendStream<Bytes>,
     uploading: bool,
     answer: Answer,
@@ -60,11 +69,14 @@ enum Answer {
 
 /// An answer whose head has been sent on.
 struct Download {
+    status: StatusCode,
     from: RecvStream,
     to: SendStream<Bytes>,
     copy: Copy,
     /// Absent while it is up to the trailers.
     outcome: Option<Outcome>,
+    /// What a call of gRPC ended with.
+    grpc_status: Option<u16>,
     complete: bool,
 }
 
@@ -72,12 +84,12 @@ impl<'a> Exchange<'a> {
     /// Of a request whose head has been sent, and all of it where it has no body.
     pub(super) fn new(
         client: &'a mut Client,
-        load: Option<&'a Load>,
+        lease: &'a Lease,
         response: ResponseFuture,
         upstream: SendStream<Bytes>,
     ) -> Self {
         let uploading = !client.upload.is_empty(&client.body);
-        Self { client, load, upstream, uploading, answer: Answer::Awaited(response) }
+        Self { client, lease, upstream, uploading, answer: Answer::Awaited(response) }
     }
 
     /// Runs to the end. What a server of gRPC leaves open for long is for its client's deadline to end: a stream may
@@ -96,11 +108,13 @@ impl<'a> Exchange<'a> {
         .await
     }
 
-    /// Bytes of the answer's body sent on.
-    pub(super) fn downloaded(&self) -> u64 {
+    /// How far the answer has come.
+    pub(super) fn answered(&self) -> Answered {
         match &self.answer {
-            Answer::Awaited(_) => 0,
-            Answer::Begun(download) => download.copy.moved,
+            Answer::Awaited(_) => Answered::default(),
+            Answer::Begun(Download { status, grpc_status, copy, .. }) => {
+                Answered { status: Some(*status), grpc_status: *grpc_status, downloaded: copy.moved }
+            }
         }
     }
 
@@ -124,12 +138,15 @@ impl<'a> Exchange<'a> {
 
     fn moved(&self) -> u64 {
         let has_begun = matches!(self.answer, Answer::Begun(_));
-        self.client.upload.moved + self.downloaded() + u64::from(has_begun)
+        self.client.upload.moved + self.answered().downloaded + u64::from(has_begun)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, Failure>> {
         if self.uploading {
+            let before = self.client.upload.moved;
             self.uploading = self.poll_upload(cx)?.is_pending();
+            let Client { upload, .. } = &*self.client;
+            self.lease.slot.uploads(upload.moved > before, upload.waits());
         }
         if let Answer::Awaited(_) = self.answer {
             ready!(self.poll_head(cx))?;
@@ -169,26 +186,30 @@ impl<'a> Exchange<'a> {
 
     /// Sends the head of the answer on.
     fn begin(&mut self, response: Response<RecvStream>) -> Result<(), Failure> {
-        if let Some(load) = self.load {
+        if let Some(load) = &self.lease.load {
             load.answered(self.client.started.elapsed());
         }
         let (head, from) = response.into_parts();
         let complete = from.is_end_stream();
-        let outcome = match (self.client.form, head.status) {
-            (Form::Grpc, StatusCode::OK) => complete.then(|| outcome::of_grpc(&head.headers)),
-            _ => Some(outcome::of_http(head.status, &head.headers)),
+        let is_call = self.client.form == Form::Grpc && head.status == StatusCode::OK;
+        let outcome = match is_call {
+            true => complete.then(|| outcome::of_grpc(&head.headers)),
+            false => Some(outcome::of_http(head.status, &head.headers)),
         };
+        let grpc_status = (is_call && complete).then(|| outcome::grpc_status(&head.headers));
+        let status = head.status;
         let sent = self.client.respond.send_response(Response::from_parts(head, ()), complete);
         let to = sent.map_err(|error| Failure::Client(error.reason().unwrap_or(h2::Reason::CANCEL)))?;
-        self.answer = Answer::Begun(Download { from, to, copy: Copy::default(), outcome, complete });
+        let copy = Copy::default();
+        self.answer = Answer::Begun(Download { status, from, to, copy, outcome, grpc_status, complete });
         Ok(())
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, Failure>> {
         let Answer::Begun(download) = &mut self.answer else { return Poll::Pending };
-        let Download { from, to, copy, outcome, complete } = download;
+        let Download { from, to, copy, outcome: known, grpc_status, complete, .. } = download;
         if *complete {
-            return Poll::Ready(Ok(outcome.unwrap_or(Outcome::Success)));
+            return Poll::Ready(Ok(known.unwrap_or(Outcome::Success)));
         }
         if let Poll::Ready(reset) = to.poll_reset(cx) {
             return Poll::Ready(Err(Failure::Client(reset.unwrap_or(h2::Reason::CANCEL))));
@@ -196,26 +217,38 @@ impl<'a> Exchange<'a> {
         let end = match ready!(copy.poll(cx, from, to)) {
             Ok(End::Plain) => HeaderMap::new(),
             Ok(End::Trailers(trailers)) => {
-                let outcome = outcome.unwrap_or_else(|| outcome::of_grpc(&trailers));
+                let outcome;
+                (outcome, *grpc_status) = at_end(*known, &trailers);
                 let sent = to.send_trailers(trailers);
                 return Poll::Ready(sent.map(|()| outcome).map_err(|_| Failure::Client(h2::Reason::CANCEL)));
             }
             Err(CopyError::To) => return Poll::Ready(Err(Failure::Client(h2::Reason::CANCEL))),
             Err(CopyError::From(error)) => return Poll::Ready(Err(self.upstream_failure(&error))),
         };
-        Poll::Ready(Ok(outcome.unwrap_or_else(|| outcome::of_grpc(&end))))
+        let outcome;
+        (outcome, *grpc_status) = at_end(*known, &end);
+        Poll::Ready(Ok(outcome))
     }
 
     /// What an error of the server's stream means. One that was refused, singly or because its connection is ending,
     /// has not been looked at (RFC 9113, section 8.7).
     fn upstream_failure(&self, error: &h2::Error) -> Failure {
+        let slot = &self.lease.slot;
         let refused = error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
         let is_whole = self.client.upload.is_untouched() && matches!(self.answer, Answer::Awaited(_));
         match error.reason() {
-            _ if refused && is_whole => Failure::Unsent,
+            _ if is_whole && (refused || slot.is_unsent()) => Failure::Unsent,
             _ if refused => Failure::Reset(h2::Reason::REFUSED_STREAM),
             Some(code) if error.is_reset() && error.is_remote() && code != h2::Reason::NO_ERROR => Failure::Reset(code),
             _ => Failure::Broken(Reason::UpstreamReset),
         }
+    }
+}
+
+/// What an answer comes to at its end, and the status of a call of gRPC. What is known by its head holds.
+fn at_end(known: Option<Outcome>, end: &HeaderMap) -> (Outcome, Option<u16>) {
+    match known {
+        Some(outcome) => (outcome, None),
+        None => (outcome::of_grpc(end), Some(outcome::grpc_status(end))),
     }
 }

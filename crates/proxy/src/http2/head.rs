@@ -10,6 +10,8 @@ use http::{Method, Request};
 use super::PORT;
 use crate::http1::is_authority;
 use crate::limits;
+use crate::record::Seen;
+use crate::trace::Propagation;
 
 /// A request's head, found unambiguous. `h2` has refused what HTTP/2 itself does not allow, such as headers of a
 /// connection.
@@ -24,7 +26,7 @@ pub(super) struct Fields<'a>(&'a HeaderMap);
 
 impl Head {
     pub(super) fn new(mut request: Request<()>) -> Result<Self, Reason> {
-        if request.headers().len() > limits::HEADERS {
+        if request.headers().len() > limits::HEADERS || size(&request) > limits::HEAD_BYTES {
             return Err(Reason::HeadTooLarge);
         }
         if request.method() == Method::CONNECT {
@@ -45,9 +47,28 @@ impl Head {
         Some(judge(&heddle_policy::Request { method: self.request.method().as_str(), path: &path, authority, headers }))
     }
 
-    /// The request as the next hop receives it: another proxy is told the port.
-    pub(super) fn forward(&self, port: Option<u16>) -> Request<()> {
+    /// The request as records see it.
+    pub(super) fn seen(&self) -> Seen<'_> {
+        let (uri, headers) = (self.request.uri(), Fields(self.request.headers()));
+        Seen {
+            protocol: "HTTP/2",
+            method: self.request.method().as_str(),
+            target: uri.path_and_query().map_or("/", |path| path.as_str()),
+            authority: uri.authority().map_or("", Authority::as_str),
+            traceparent: headers.joined("traceparent"),
+            tracestate: headers.joined("tracestate"),
+        }
+    }
+
+    /// The request as the next hop receives it: another proxy is told the port, and of a trace its newest span.
+    pub(super) fn forward(&self, port: Option<u16>, propagation: Option<&Propagation>) -> Request<()> {
         let mut request = self.request.clone();
+        for (name, value) in propagation.map(Propagation::headers).into_iter().flatten() {
+            request.headers_mut().remove(name);
+            if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+                request.headers_mut().insert(name, value);
+            }
+        }
         if let Some(port) = port {
             request.headers_mut().insert(PORT, HeaderValue::from(port));
         }
@@ -74,6 +95,12 @@ fn absolute(request: &Request<()>) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
+/// The size of a head in bytes.
+fn size(request: &Request<()>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
+}
+
 fn take_port(headers: &mut HeaderMap) -> Result<Option<u16>, Reason> {
     let mut values = headers.get_all(PORT).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -86,11 +113,15 @@ fn take_port(headers: &mut HeaderMap) -> Result<Option<u16>, Reason> {
 
 impl Headers for Fields<'_> {
     fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut values = self.0.get_all(name).iter().map(HeaderValue::as_bytes);
-        let first = values.next()?;
+        self.joined(name)
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn joined(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         // Cookies may arrive in pieces (RFC 9113, section 8.2.3).
         let separator: &[u8] = if name.eq_ignore_ascii_case(COOKIE.as_str()) { b"; " } else { b"," };
-        Some(values.fold(Cow::Borrowed(first), |joined, value| Cow::Owned([&joined, separator, value].concat())))
+        heddle_policy::joined(self.0.get_all(name).iter().map(HeaderValue::as_bytes), separator)
     }
 }
 
@@ -128,7 +159,7 @@ mod tests {
     fn the_path_is_normalised_for_rules_and_forwarded_as_received() {
         let head = head("http://shop/a/../%62?q", &[]).unwrap();
         assert_eq!(head.judge(|judged| judged.path.to_owned()).as_deref(), Some("/b"));
-        assert_eq!(head.forward(None).uri(), "http://shop/a/../%62?q");
+        assert_eq!(head.forward(None, None).uri(), "http://shop/a/../%62?q");
         assert!(self::head("http://shop/a%2fb", &[]).unwrap().judge(|_| ()).is_none());
     }
 
@@ -136,8 +167,8 @@ mod tests {
     fn the_port_of_the_workload_goes_no_further_than_the_next_proxy() {
         let received = head("http://shop/", &[("x-heddle-port", "8080")]).unwrap();
         assert_eq!(received.port, Some(8080));
-        assert!(!received.forward(None).headers().contains_key(PORT));
-        assert_eq!(received.forward(Some(9090)).headers()[PORT], "9090");
+        assert!(!received.forward(None, None).headers().contains_key(PORT));
+        assert_eq!(received.forward(Some(9090), None).headers()[PORT], "9090");
         for values in [&["x"][..], &["70000"], &["1", "2"]] {
             let headers: Vec<_> = values.iter().map(|value| ("x-heddle-port", *value)).collect();
             assert_eq!(head("http://shop/", &headers).err(), Some(Reason::BadRequest), "{values:?}");

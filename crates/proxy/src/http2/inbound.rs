@@ -1,19 +1,21 @@
 //! Requests for the workload: from other proxies, or captured in plaintext.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use heddle_policy::Reason;
-use heddle_policy::telemetry::Outcome;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
 
 use super::head::Head;
 use super::replay::Replay;
 use super::serve::{self, Handler, Lease};
+use super::server::{Server, Way};
 use crate::access::{self, Admission};
 use crate::inbound::{Client, Inbound};
 use crate::io::{Conn, Transport};
+use crate::record::Record;
 use crate::tasks::Activity;
 use crate::worker::Worker;
 
@@ -23,6 +25,9 @@ struct Requests {
     client: Rc<Client>,
     /// Absent on a connection of another proxy, where each request names its own.
     port: Option<u16>,
+    /// The application at each of its ports that was asked for. No other client's requests are on these connections: one
+    /// that leaves its uploads stuck would hold up theirs.
+    applications: RefCell<HashMap<u16, Rc<Server>>>,
     /// When what the client proved ends; absent where it proved nothing.
     expires_at: Option<SystemTime>,
 }
@@ -39,22 +44,34 @@ pub(crate) async fn mesh<T>(worker: &Rc<Worker>, io: T, client: Rc<Client>, expi
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let requests = Requests { worker: worker.clone(), client, port: None, expires_at: Some(expires_at) };
+    let requests = Requests::new(worker, client, None, Some(expires_at));
     serve::serve(io, Rc::new(requests), worker, activity).await;
 }
 
 /// A connection to one port of the workload.
 pub(crate) async fn serve<T: Transport>(inbound: Inbound, conn: Conn<T>, activity: &Activity) {
     let Inbound { worker, client, port } = inbound;
-    let requests = Requests { worker: worker.clone(), client, port: Some(port), expires_at: None };
+    let requests = Requests::new(&worker, client, Some(port), None);
     serve::serve(Replay::from(conn), Rc::new(requests), &worker, activity).await;
 }
 
 impl Requests {
+    fn new(worker: &Rc<Worker>, client: Rc<Client>, port: Option<u16>, expires_at: Option<SystemTime>) -> Self {
+        Self { worker: worker.clone(), client, port, applications: RefCell::default(), expires_at }
+    }
+
+    fn inbound(&self, port: u16) -> Inbound {
+        Inbound { worker: self.worker.clone(), client: self.client.clone(), port }
+    }
+
+    fn application(&self, inbound: &Inbound) -> Rc<Server> {
+        let way = || Way::Plain(inbound.application(), self.worker.dialer);
+        let panics = &self.worker.shared.meter.panics;
+        self.applications.borrow_mut().entry(inbound.port).or_insert_with(|| Server::new(way(), panics)).clone()
+    }
+
     fn refuse(&self, reason: Reason) -> Reason {
-        let denied = reason.status() == 403;
-        self.client.counters.request(if denied { Outcome::Denied } else { Outcome::Failure });
-        self.client.counters.reason(reason);
+        self.client.counters.refused(reason);
         reason
     }
 }
@@ -62,11 +79,16 @@ impl Requests {
 impl Handler for Requests {
     type Plan = Admitted;
 
-    fn decide(&self, head: &Head) -> Result<Admitted, Reason> {
+    fn record(&self, head: &Head) -> Option<Box<Record>> {
+        let inbound = self.inbound(self.port.or(head.port)?);
+        Record::of_request(&self.worker, inbound.initiator(), || head.seen())
+    }
+
+    fn decide(&self, head: &Head, record: Option<&mut Record>) -> Result<Admitted, Reason> {
         let Some(port) = self.port.or(head.port) else { return Err(self.refuse(Reason::BadRequest)) };
         let revision = self.worker.view().snapshot.revision;
-        let inbound = Inbound { worker: self.worker.clone(), client: self.client.clone(), port };
-        match head.judge(|judged| access::check(&inbound, judged)) {
+        let inbound = self.inbound(port);
+        match head.judge(|judged| access::check(&inbound, judged, record)) {
             Some(Admission::Admitted) => Ok(Admitted { inbound, revision }),
             Some(Admission::Denied(reason)) => Err(self.refuse(reason)),
             None => Err(self.refuse(Reason::BadRequest)),
@@ -74,14 +96,7 @@ impl Handler for Requests {
     }
 
     async fn connect(&self, Admitted { inbound, .. }: &Admitted) -> Result<Lease, Reason> {
-        let address = inbound.application();
-        // Through the proxy's own listeners a client would speak in the workload's name.
-        if self.worker.shared.is_own(address) {
-            debug!(%address, "a client asks for the proxy itself");
-            return Err(self.refuse(Reason::ConnectFailed));
-        }
-        let server = self.worker.http2.plain(address, self.worker.dialer);
-        let slot = server.acquire().await.map_err(|reason| self.refuse(reason))?;
+        let slot = self.application(inbound).acquire().await.map_err(|reason| self.refuse(reason))?;
         Ok(Lease { slot, counters: self.client.counters.clone(), load: None, port: None })
     }
 
@@ -102,6 +117,10 @@ impl Handler for Requests {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    fn is_between_proxies(&self) -> bool {
+        self.port.is_none()
     }
 
     fn has_expired(&self) -> bool {

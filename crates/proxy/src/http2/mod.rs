@@ -2,8 +2,8 @@
 //!
 //! Every request of a connection is routed and judged on its own, so that one connection of a client may reach many
 //! servers. Between proxies requests stay HTTP/2, on mutual TLS connections of their own beside those of [`mux`]; the
-//! application is spoken to with prior knowledge. An application that speaks HTTP/1 alone is not translated for: its
-//! client gets a 502.
+//! application is spoken to with prior knowledge, on connections of its own for each client, so that none can hold up
+//! another. An application that speaks HTTP/1 alone is not translated for: its client gets a 502, `not-http2`.
 //!
 //! ```text
 //! serve: a task per request -> head -> decide -> servers: a stream of a connection -> exchange
@@ -13,6 +13,7 @@
 
 mod answer;
 mod copy;
+mod ends;
 mod exchange;
 mod head;
 mod inbound;
@@ -23,6 +24,8 @@ mod serve;
 mod server;
 mod servers;
 mod settings;
+mod watched;
+mod witness;
 
 pub(crate) use inbound::{mesh, serve as serve_inbound};
 pub(crate) use outbound::serve as serve_outbound;

@@ -3,14 +3,16 @@
 use std::rc::Rc;
 
 use heddle_policy::Reason;
-use heddle_policy::telemetry::{Outcome, Side};
+use heddle_policy::telemetry::Side;
 
 use super::head::Head;
 use super::replay::Replay;
 use super::serve::{self, Handler, Lease};
 use crate::balance::{Cluster, Member};
 use crate::io::{Conn, Transport};
-use crate::outbound::{Reached, reach, refuse};
+use crate::outbound::refuse;
+use crate::reach::{Reached, Unreached, reach};
+use crate::record::{Initiator, Record};
 use crate::tasks::Activity;
 use crate::view::Destination;
 use crate::worker::Worker;
@@ -35,7 +37,11 @@ pub(crate) async fn serve<T: Transport>(
 impl Handler for Requests {
     type Plan = Rc<Cluster>;
 
-    fn decide(&self, head: &Head) -> Result<Rc<Cluster>, Reason> {
+    fn record(&self, head: &Head) -> Option<Box<Record>> {
+        Record::of_request(&self.worker, Initiator::Workload, || head.seen())
+    }
+
+    fn decide(&self, head: &Head, _: Option<&mut Record>) -> Result<Rc<Cluster>, Reason> {
         let view = self.worker.view();
         if view.snapshot.config.settings.is_none() {
             self.malformed(Reason::Overloaded);
@@ -53,7 +59,8 @@ impl Handler for Requests {
             let slot = member.http2.get_or_init(make).acquire().await?;
             Ok((slot, member.endpoint.identity.is_some().then(|| member.endpoint.address.port())))
         };
-        let Reached { way: (slot, port), counters, load } = reach(worker, cluster, true, acquire).await?;
+        let reached = reach(worker, cluster, acquire).await;
+        let Reached { way: (slot, port), counters, load } = reached.map_err(Unreached::count_request)?;
         Ok(Lease { slot, counters, load: Some(load), port })
     }
 
@@ -61,13 +68,15 @@ impl Handler for Requests {
         std::future::pending().await
     }
 
+    fn is_between_proxies(&self) -> bool {
+        false
+    }
+
     fn has_expired(&self) -> bool {
         false
     }
 
     fn malformed(&self, reason: Reason) {
-        let counters = self.worker.plain_counters(Side::Client);
-        counters.request(Outcome::Failure);
-        counters.reason(reason);
+        self.worker.plain_counters(Side::Client).refused(reason);
     }
 }

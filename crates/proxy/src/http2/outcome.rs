@@ -31,6 +31,7 @@ pub(super) fn grpc_code(reason: Reason) -> u16 {
     match reason {
         _ if reason.status() == 403 => PERMISSION_DENIED,
         Reason::UpstreamTimeout | Reason::RequestTimeout => DEADLINE_EXCEEDED,
+        Reason::NotHttp2 => UNIMPLEMENTED,
         Reason::BadRequest => INTERNAL,
         Reason::HeadTooLarge => RESOURCE_EXHAUSTED,
         _ => UNAVAILABLE,
@@ -46,11 +47,14 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap) -> Outcome {
     }
 }
 
-/// What the end of a gRPC call comes to: its trailers, or its head when there is no more. The codes that OpenTelemetry
-/// holds against servers are failures, and so is a missing one.
+/// The status of a gRPC call by its end: its trailers, or its head when there is no more. A missing one is unknown.
+pub(super) fn grpc_status(end: &HeaderMap) -> u16 {
+    end.get(GRPC_STATUS).and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(UNKNOWN)
+}
+
+/// What the end of a gRPC call comes to. The codes that OpenTelemetry holds against servers are failures.
 pub(super) fn of_grpc(end: &HeaderMap) -> Outcome {
-    let code = end.get(GRPC_STATUS).and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(UNKNOWN);
-    match code {
+    match grpc_status(end) {
         PERMISSION_DENIED if end.contains_key(REASON) => Outcome::Denied,
         UNKNOWN | DEADLINE_EXCEEDED | UNIMPLEMENTED | INTERNAL | UNAVAILABLE | DATA_LOSS => Outcome::Failure,
         _ => Outcome::Success,

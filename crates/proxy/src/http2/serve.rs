@@ -1,6 +1,7 @@
 //! A client's connection: its requests, each a task of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,13 +18,17 @@ use tracing::debug;
 
 use super::answer::{Form, answer};
 use super::copy::Copy;
-use super::exchange::{Client, Exchange, Failure};
+use super::ends::{By, Ends};
+use super::exchange::{Answered, Client, Exchange, Failure};
 use super::head::Head;
+use super::outcome::grpc_code;
 use super::server::Slot;
 use super::settings;
+use super::watched::Watched;
 use crate::balance::Load;
 use crate::limits;
 use crate::meter::Counters;
+use crate::record::Record;
 use crate::tasks::Activity;
 use crate::upstream::Ended;
 use crate::worker::Worker;
@@ -33,8 +38,11 @@ pub(super) trait Handler: 'static {
     /// Where an accepted request goes.
     type Plan;
 
+    /// Begins the record of a request, where one is wanted.
+    fn record(&self, head: &Head) -> Option<Box<Record>>;
+
     /// Decides a request by its head. A refusal has been counted.
-    fn decide(&self, head: &Head) -> Result<Self::Plan, Reason>;
+    fn decide(&self, head: &Head, record: Option<&mut Record>) -> Result<Self::Plan, Reason>;
 
     /// Gets a place on a connection for it. Called again when nothing was sent on an earlier one. A failure has been
     /// counted.
@@ -43,10 +51,14 @@ pub(super) trait Handler: 'static {
     /// Ready when policy no longer admits a request that it did admit.
     async fn revoked(&self, plan: &Self::Plan, head: &Head) -> Reason;
 
+    /// Whether the client is another proxy, which knows where else to go with a request that is refused.
+    fn is_between_proxies(&self) -> bool;
+
     /// Whether what the client proved of itself holds no longer. Proxies replace their connections before.
     fn has_expired(&self) -> bool;
 
-    /// Counts a request that was refused before it could be decided.
+    /// Counts a request that was refused before it could be decided. Called also from within `h2`, so that nothing may be
+    /// done to a connection here.
     fn malformed(&self, reason: Reason);
 }
 
@@ -68,10 +80,12 @@ struct Streams {
     begun: Cell<u64>,
     /// Those that the client gave up, less those that it did not.
     abandoned: Cell<u32>,
+    /// Those whose end has not been written.
+    unended: RefCell<BTreeSet<u32>>,
 }
 
 /// Counts as open until it is dropped, in whatever way its task ends.
-struct Open(Rc<Streams>);
+struct Open(Rc<Streams>, u32);
 
 /// Serves requests until the connection ends.
 pub(super) async fn serve<T, H>(io: T, handler: Rc<H>, worker: &Rc<Worker>, activity: &Activity)
@@ -79,18 +93,30 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
 {
+    let streams = Rc::new(Streams::default());
+    let io = Watched::new(io, Ends::new(watch(&handler, &streams)));
     let mut connection = match timeout(limits::HEAD_TIMEOUT, settings::server().handshake(io)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return broken(&*handler, &error),
         Err(_) => return handler.malformed(Reason::RequestTimeout),
     };
-    let streams = Rc::new(Streams::default());
     tokio::select! {
         () = accept(&mut connection, &handler, worker, activity, &streams) => {}
         () = streams.idle() => connection.graceful_shutdown(),
     }
     // The goodbye of an idle connection must reach its client, which has a while to answer it.
     let _closes_in_any_case = timeout(limits::HEAD_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+/// Counts the heads that `h2` refused by itself: an end by a head, of a stream that was given to nobody.
+fn watch<H: Handler>(handler: &Rc<H>, streams: &Rc<Streams>) -> impl FnMut(u32, By) + use<H> {
+    let (handler, streams) = (handler.clone(), streams.clone());
+    move |stream, by| {
+        let is_given = streams.unended.borrow_mut().remove(&stream);
+        if !is_given && by == By::Head {
+            handler.malformed(Reason::HeadTooLarge);
+        }
+    }
 }
 
 /// Starts requests until the connection ends. When the proxy drains, it ends with the last of them.
@@ -119,6 +145,8 @@ async fn accept<T, H>(
             Some(Err(error)) => return broken(&**handler, &error),
             None => return,
         };
+        let stream = respond.stream_id().as_u32();
+        streams.give(stream);
         if streams.abandoned.get() > limits::ABANDONED_STREAMS && !ending {
             ending = true;
             handler.malformed(Reason::Overloaded);
@@ -129,8 +157,8 @@ async fn accept<T, H>(
             connection.graceful_shutdown();
             respond.send_reset(h2::Reason::REFUSED_STREAM);
         } else if !ending || activity.is_draining() {
-            let (handler, open) = (handler.clone(), Open::new(streams));
-            worker.tasks.spawn(worker.shared.clone(), |_| serve_request(handler, request, respond, open));
+            let (handler, open) = (handler.clone(), Open::new(streams, stream));
+            worker.tasks.spawn(|_| serve_request(handler, request, respond, open));
         }
     }
 }
@@ -155,29 +183,46 @@ async fn serve_request<H: Handler>(
     let form = Form::of(&request);
     let (parts, body) = request.into_parts();
     let head = Head::new(Request::from_parts(parts, ())).inspect_err(|reason| handler.malformed(*reason));
-    let decided = head.and_then(|head| handler.decide(&head).map(|plan| (head, plan)));
-    let (head, plan) = match decided {
-        Ok(decided) => decided,
+    let head = match head {
+        Ok(head) => head,
         Err(reason) => return answer(reason, form, &mut respond),
     };
+    let mut record = handler.record(&head);
+    let plan = match handler.decide(&head, record.as_deref_mut()) {
+        Ok(plan) => plan,
+        Err(reason) => {
+            refused(&mut record, reason, form);
+            return answer(reason, form, &mut respond);
+        }
+    };
     let mut client = Client { started, form, body, upload: Copy::default(), respond };
-    for _ in 0..limits::ATTEMPTS {
-        match attempt(&*handler, &head, &plan, &mut client).await {
+    for attempts in 1.. {
+        let is_last = attempts == limits::ATTEMPTS;
+        match attempt(&*handler, &head, &plan, &mut client, &mut record, is_last).await {
             Err(Failure::Unsent) => {}
             Err(Failure::Client(_)) => return open.abandon(),
             _ => return open.complete(),
         }
     }
-    handler.malformed(Reason::ConnectFailed);
-    answer(Reason::ConnectFailed, form, &mut client.respond);
 }
 
-/// Sends a request to a server, and what comes of it back to the client.
+fn refused(record: &mut Option<Box<Record>>, reason: Reason, form: Form) {
+    let Some(record) = record else { return };
+    record.refused(reason);
+    if form == Form::Grpc {
+        record.grpc_status(grpc_code(reason));
+    }
+}
+
+/// Sends a request to a server, and what comes of it back to the client. The last attempt is never
+/// [`Failure::Unsent`].
 async fn attempt<H: Handler>(
     handler: &H,
     head: &Head,
     plan: &H::Plan,
     client: &mut Client,
+    record: &mut Option<Box<Record>>,
+    is_last: bool,
 ) -> Result<Outcome, Failure> {
     let connected = tokio::select! {
         connected = handler.connect(plan) => connected,
@@ -188,23 +233,41 @@ async fn attempt<H: Handler>(
     let lease = match connected {
         Ok(lease) => lease,
         Err(reason) => {
-            answer(reason, client.form, &mut client.respond);
+            refused(record, reason, client.form);
+            // Where else the client may go, the application speaks as little of HTTP/2 as here.
+            match handler.is_between_proxies() && reason != Reason::NotHttp2 {
+                true => client.respond.send_reset(h2::Reason::REFUSED_STREAM),
+                false => answer(reason, client.form, &mut client.respond),
+            }
             return Err(Failure::Broken(reason));
         }
     };
     let is_all = client.upload.is_empty(&client.body);
-    let (response, upstream) = lease.slot.send(head.forward(lease.port), is_all).map_err(|_| Failure::Unsent)?;
-    let mut exchange = Exchange::new(client, lease.load.as_ref(), response, upstream);
+    let unsent = if is_last { Failure::Broken(Reason::ConnectFailed) } else { Failure::Unsent };
+    let propagation = record.as_ref().and_then(|record| record.propagation());
+    let Ok((response, upstream)) = lease.slot.send(head.forward(lease.port, propagation), is_all) else {
+        if is_last {
+            refused(record, Reason::ConnectFailed, client.form);
+            answer(Reason::ConnectFailed, client.form, &mut client.respond);
+        }
+        lease.account(Err(unsent), client, Answered::default());
+        return Err(unsent);
+    };
+    let mut exchange = Exchange::new(client, &lease, response, upstream);
     let result = tokio::select! {
         biased;
         result = exchange.run() => result,
         reason = handler.revoked(plan, head) => Err(Failure::Revoked(reason)),
     };
-    let downloaded = exchange.downloaded();
+    let result = result.map_err(|failure| if failure == Failure::Unsent { unsent } else { failure });
+    let answered = exchange.answered();
     if let Err(failure) = result {
         exchange.fail(failure);
     }
-    lease.account(result, client, downloaded);
+    let ended = lease.account(result, client, answered);
+    if let (Some(ended), Some(record)) = (ended, record) {
+        record.ended(&ended, &lease.counters.edge);
+    }
     result
 }
 
@@ -212,9 +275,12 @@ async fn attempt<H: Handler>(
 
 impl Lease {
     /// Accounts for an exchange. One that its client gave up says nothing of the server.
-    fn account(&self, result: Result<Outcome, Failure>, client: &Client, downloaded: u64) {
+    fn account(&self, result: Result<Outcome, Failure>, client: &Client, answered: Answered) -> Option<Ended> {
         let (outcome, reason) = match result {
-            Err(Failure::Unsent) => return,
+            Err(Failure::Unsent) => {
+                self.load.iter().for_each(Load::failed);
+                return None;
+            }
             Ok(outcome) => (Some(outcome), None),
             Err(Failure::Client(_)) => (None, None),
             Err(Failure::Reset(_)) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
@@ -225,13 +291,32 @@ impl Lease {
             load.failed();
         }
         let (latency, uploaded) = (client.started.elapsed(), client.upload.moved);
-        Ended { outcome, reason, latency, uploaded, downloaded }.count(&self.counters);
+        let status = reason.map_or(answered.status.map_or(0, |status| status.as_u16()), Reason::status);
+        let grpc_status = match reason {
+            Some(reason) if client.form == Form::Grpc && !matches!(result, Err(Failure::Reset(_))) => {
+                Some(grpc_code(reason))
+            }
+            _ => answered.grpc_status,
+        };
+        let downloaded = answered.downloaded;
+        let ended = Ended { outcome, status, grpc_status, reason, latency, uploaded, downloaded };
+        ended.count(&self.counters);
+        Some(ended)
     }
 }
 
 // === impl Streams ===
 
 impl Streams {
+    /// Notes a stream whose end is to be written. A client that takes care that it never is cannot fill the memory.
+    fn give(&self, stream: u32) {
+        let mut unended = self.unended.borrow_mut();
+        unended.insert(stream);
+        if unended.len() > 2 * limits::STREAMS {
+            unended.pop_first();
+        }
+    }
+
     /// Ready when the connection has had no request for too long.
     async fn idle(&self) {
         loop {
@@ -245,14 +330,15 @@ impl Streams {
 }
 
 impl Open {
-    fn new(streams: &Rc<Streams>) -> Self {
+    fn new(streams: &Rc<Streams>, stream: u32) -> Self {
         streams.open.set(streams.open.get() + 1);
         streams.begun.set(streams.begun.get() + 1);
-        Self(streams.clone())
+        Self(streams.clone(), stream)
     }
 
-    /// The client gave the request up.
+    /// The client gave the request up: nothing more is written of it.
     fn abandon(self) {
+        self.0.unended.borrow_mut().remove(&self.1);
         self.0.abandoned.set(self.0.abandoned.get() + 1);
     }
 

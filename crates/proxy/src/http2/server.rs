@@ -1,12 +1,13 @@
 //! A server of HTTP/2 as one worker knows it: a few connections that requests share.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{LocalBoxFuture, Shared};
 use h2::SendStream;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use heddle_policy::Reason;
@@ -17,8 +18,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::settings;
+use super::watched::Watched;
+use super::witness::Witness;
+use crate::connecting::{Attempt, Connecting};
 use crate::dial::Dialer;
 use crate::limits;
+use crate::tasks::Panics;
 use crate::tls::{Connector, Lifetime};
 
 /// The connections to one server.
@@ -26,8 +31,8 @@ pub(crate) struct Server {
     way: Way,
     /// Those that requests can be sent on. One that is taken out ends with its last request.
     sessions: RefCell<Vec<Rc<Session>>>,
-    /// A connection being made, shared by all who wait for it.
-    connecting: RefCell<Option<Connecting>>,
+    connecting: Connecting<()>,
+    panics: Panics,
     /// Told when a place has become free.
     freed: Notify,
     /// Requests that wait for a place.
@@ -42,11 +47,10 @@ pub(super) enum Way {
     Mesh(Connector),
 }
 
-type Connecting = Shared<LocalBoxFuture<'static, Result<(), Reason>>>;
-
 /// A connection.
 struct Session {
     send: SendRequest<Bytes>,
+    witness: Rc<Witness>,
     /// Absent for one without TLS.
     lifetime: Option<Lifetime>,
     /// Requests under way, and those begun so far.
@@ -54,23 +58,31 @@ struct Session {
     begun: Cell<u64>,
     /// Whether it takes no more requests, as far as is known.
     closed: Cell<bool>,
+    /// Uploads that wait for the server to take more, and since when none has moved.
+    waiting: Cell<usize>,
+    still_since: Cell<Instant>,
 }
 
 /// A place for one request. It is free again when this is dropped.
 pub(super) struct Slot {
     session: Rc<Session>,
     server: Rc<Server>,
+    /// What had been written on the connection when the request was handed over to it.
+    sent_at: Cell<u64>,
+    /// Whether its upload waits for the server to take more.
+    waits: Cell<bool>,
 }
 
 /// A request that waits for a place.
 struct Waiting<'a>(&'a Cell<usize>);
 
 impl Server {
-    pub(super) fn new(way: Way) -> Rc<Self> {
+    pub(super) fn new(way: Way, panics: &Panics) -> Rc<Self> {
         Rc::new(Self {
             way,
             sessions: RefCell::default(),
-            connecting: RefCell::default(),
+            connecting: Connecting::default(),
+            panics: panics.clone(),
             freed: Notify::new(),
             waiting: Cell::new(0),
         })
@@ -93,11 +105,12 @@ impl Server {
             if let Some(slot) = self.free_slot() {
                 return Ok(slot);
             }
-            if self.sessions.borrow().len() >= limits::SESSIONS {
-                freed.await;
-            } else if connected < limits::ATTEMPTS {
+            let sessions = self.sessions.borrow().len();
+            if connected < limits::ATTEMPTS && sessions < limits::SESSIONS {
                 connected += 1;
                 self.connect().await?;
+            } else if sessions > 0 {
+                freed.await;
             } else {
                 return Err(Reason::ConnectFailed);
             }
@@ -108,11 +121,17 @@ impl Server {
         let now = Instant::now();
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.closed.get());
-        if let Some(fresh) = sessions.iter().find(|session| session.has_room() && !session.is_stale(now)) {
+        let has_room = |session: &&Rc<Session>| session.has_room() && !session.is_stale(now);
+        // A connection whose uploads stand still would hold up the new one too, so it is left until there is no other.
+        let may_connect = sessions.len() < limits::SESSIONS;
+        let moving = sessions.iter().filter(has_room).find(|session| !session.is_stuck(now));
+        let fresh = moving.or_else(|| sessions.iter().filter(|_| !may_connect).find(has_room));
+        if let Some(fresh) = fresh {
             return Some(Slot::new(fresh, self));
         }
         // A stale connection serves until its successor is made, as long as its certificate does.
-        let stale = sessions.iter().find(|session| session.has_room() && session.is_valid())?;
+        let stale = |session: &&Rc<Session>| session.has_room() && session.is_stale(now) && session.is_valid();
+        let stale = sessions.iter().find(stale)?;
         let slot = Slot::new(stale, self);
         drop(sessions);
         drop(self.connect());
@@ -120,23 +139,13 @@ impl Server {
     }
 
     /// Makes a connection, or waits for the one that is being made.
-    fn connect(self: &Rc<Self>) -> Connecting {
-        let mut connecting = self.connecting.borrow_mut();
-        if let Some(present) = &*connecting {
-            return present.clone();
-        }
+    fn connect(self: &Rc<Self>) -> Attempt<()> {
         let server = self.clone();
-        let future = async move {
+        self.connecting.join(&self.panics, || async move {
             let result = server.open().await;
-            server.connecting.borrow_mut().take();
             server.freed.notify_waiters();
             result
-        };
-        let future = future.boxed_local().shared();
-        *connecting = Some(future.clone());
-        // Whoever asked may go away: the connection is made all the same.
-        tokio::task::spawn_local(future.clone().map(drop));
-        future
+        })
     }
 
     async fn open(self: &Rc<Self>) -> Result<(), Reason> {
@@ -161,14 +170,35 @@ impl Server {
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let mut settings = settings::client();
-        if lifetime.is_some() {
-            // What the other proxy will say.
-            settings.initial_max_send_streams(limits::STREAMS);
-        }
-        let (send, connection) = settings.handshake(io).await.map_err(|_| Reason::ConnectFailed)?;
-        let (open, begun, closed) = (Cell::new(0), Cell::new(0), Cell::new(false));
-        let session = Rc::new(Session { send, lifetime, open, begun, closed });
-        tokio::task::spawn_local(drive(connection, Rc::downgrade(&session), Rc::downgrade(self)));
+        // What another proxy will say is known.
+        settings.initial_max_send_streams(if lifetime.is_some() { limits::STREAMS } else { 0 });
+        let witness = Rc::<Witness>::default();
+        let handshake = settings.handshake(Watched::new(io, witness.clone()));
+        let greeted = async {
+            let (send, mut connection) = handshake.await?;
+            greet(&send, &mut connection).await.map(|()| (send, connection))
+        };
+        let (send, connection) = match timeout(limits::CONNECT_TIMEOUT, greeted).await {
+            Ok(Ok(greeted)) => greeted,
+            _ if witness.is_http1() => return Err(Reason::NotHttp2),
+            Ok(Err(error)) => {
+                debug!(%error, "a server of HTTP/2 cannot be greeted");
+                return Err(Reason::ConnectFailed);
+            }
+            Err(_) => {
+                debug!("a server of HTTP/2 does not say its settings");
+                return Err(Reason::ConnectFailed);
+            }
+        };
+        let session = Rc::new(Session::new(send, witness, lifetime));
+        let (driven, server, panics) = (Rc::downgrade(&session), Rc::downgrade(self), self.panics.clone());
+        tokio::task::spawn_local(async move {
+            if let Some(Err(error)) = panics.catch(drive(connection, &driven, &server)).await {
+                debug!(%error, "a connection to a server of HTTP/2 broke");
+            }
+            driven.upgrade().iter().for_each(|session| session.closed.set(true));
+            server.upgrade().iter().for_each(|server| server.forget(&driven));
+        });
         let now = Instant::now();
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.is_stale(now));
@@ -182,18 +212,35 @@ impl Server {
     }
 }
 
-/// Runs a connection until it ends. One that has had no request for long enough is taken out of use, and ends as
-/// nobody can send on it any more.
-async fn drive<T>(connection: Connection<T, Bytes>, session: Weak<Session>, server: Weak<Server>)
+/// Runs a new connection until the server has said how many requests it takes at once: of those that come before, it
+/// would refuse what is too much, and a request is not sent again for ever.
+async fn greet<T>(send: &SendRequest<Bytes>, connection: &mut Connection<T, Bytes>) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let forget = || server.upgrade().iter().for_each(|server| server.forget(&session));
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(h2::Reason::NO_ERROR.into())),
+        Poll::Pending if send.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
+        ended_or_not => ended_or_not,
+    })
+    .await
+}
+
+/// Runs a connection until it ends. One that has had no request for long enough is taken out of use, and ends as
+/// nobody can send on it any more.
+async fn drive<T>(
+    connection: Connection<T, Bytes>,
+    session: &Weak<Session>,
+    server: &Weak<Server>,
+) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     let idle = async {
         let mut begun = None;
         while let Some(present) = session.upgrade() {
             if begun == Some(present.begun.get()) && present.open.get() == 0 {
-                forget();
+                server.upgrade().iter().for_each(|server| server.forget(session));
                 break;
             }
             begun = Some(present.begun.get());
@@ -202,20 +249,25 @@ where
         }
         std::future::pending().await
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = connection => result,
         () = idle => Ok(()),
-    };
-    if let Err(error) = result {
-        debug!(%error, "a connection to a server of HTTP/2 broke");
     }
-    session.upgrade().iter().for_each(|session| session.closed.set(true));
-    forget();
 }
 
 // === impl Session, Slot, Waiting ===
 
 impl Session {
+    fn new(send: SendRequest<Bytes>, witness: Rc<Witness>, lifetime: Option<Lifetime>) -> Self {
+        let (open, begun, closed) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let (waiting, still_since) = (Cell::new(0), Cell::new(Instant::now()));
+        Self { send, witness, lifetime, open, begun, closed, waiting, still_since }
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.waiting.get() > 0 && self.still_since.get() + limits::HTTP2_STUCK <= now
+    }
+
     fn has_room(&self) -> bool {
         self.open.get() < self.send.current_max_send_streams().min(limits::STREAMS)
     }
@@ -233,7 +285,7 @@ impl Slot {
     fn new(session: &Rc<Session>, server: &Rc<Server>) -> Self {
         session.open.set(session.open.get() + 1);
         session.begun.set(session.begun.get() + 1);
-        Self { session: session.clone(), server: server.clone() }
+        Self { session: session.clone(), server: server.clone(), sent_at: Cell::new(0), waits: Cell::new(false) }
     }
 
     /// Sends the head of a request; nothing has been sent when it fails.
@@ -242,13 +294,35 @@ impl Slot {
         request: Request<()>,
         is_all: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.sent_at.set(self.session.witness.written());
         // A connection whose end was announced says so here.
         self.session.send.clone().send_request(request, is_all).inspect_err(|_| self.session.closed.set(true))
     }
 }
 
+impl Slot {
+    /// Whether no byte of the request has left this process.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.session.witness.written() == self.sent_at.get()
+    }
+
+    /// Takes note of whether the request's upload waits for the server to take more, and whether it has moved.
+    pub(super) fn uploads(&self, moved: bool, waits: bool) {
+        let waiting = &self.session.waiting;
+        if waits && (moved || waiting.get() == 0) || moved && waiting.get() > 0 {
+            self.session.still_since.set(Instant::now());
+        }
+        match (self.waits.replace(waits), waits) {
+            (false, true) => waiting.set(waiting.get() + 1),
+            (true, false) => waiting.set(waiting.get() - 1),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.uploads(false, false);
         self.session.open.set(self.session.open.get() - 1);
         self.server.freed.notify_one();
     }
@@ -267,5 +341,116 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::task::Context;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+    use tokio::task::{LocalSet, yield_now};
+
+    use super::*;
+
+    fn nowhere() -> Way {
+        Way::Plain(([127, 0, 0, 1], 1).into(), Dialer::default())
+    }
+
+    /// A server's frame of settings: it takes so many requests at once.
+    fn at_once(requests: u8) -> [u8; 15] {
+        [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, requests]
+    }
+
+    /// A connection whose server has said its settings, and the server's end of it.
+    async fn greeted() -> (DuplexStream, DuplexStream) {
+        let (near, mut far) = duplex(64 * 1024);
+        far.write_all(&at_once(100)).await.unwrap();
+        (near, far)
+    }
+
+    #[tokio::test]
+    async fn a_connection_takes_requests_when_the_server_has_said_how_many() {
+        let test = async {
+            let server = Server::new(nowhere(), &Panics::default());
+            let (near, mut far) = duplex(64 * 1024);
+            let mut start = Box::pin(server.start(near, None));
+            assert!(futures::poll!(&mut start).is_pending());
+            assert!(server.free_slot().is_none());
+            far.write_all(&at_once(1)).await.unwrap();
+            start.await.unwrap();
+            let slot = server.free_slot().unwrap();
+            assert!(server.free_slot().is_none());
+            drop(slot);
+            assert!(server.free_slot().is_some());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    /// A connection on which nothing more can be read without a panic, once it is told so.
+    struct Faulty(DuplexStream, Rc<Cell<bool>>);
+
+    impl AsyncRead for Faulty {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            assert!(!self.1.get(), "a bug in the driving of a connection");
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Faulty {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_connection_that_it_was_about_and_is_counted() {
+        let panics = Panics::default();
+        let test = async {
+            let server = Server::new(nowhere(), &panics);
+            let ((near, _far), faulty) = (greeted().await, Rc::<Cell<bool>>::default());
+            server.start(Faulty(near, faulty.clone()), None).await.unwrap();
+            faulty.set(true);
+            let slot = server.free_slot().unwrap();
+            let (response, _) = slot.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
+            assert!(response.await.is_err(), "its requests end");
+            assert!(server.free_slot().is_none(), "it is used no more");
+            let (near, _far) = greeted().await;
+            server.start(near, None).await.unwrap();
+            assert!(server.free_slot().is_some(), "another takes its place");
+        };
+        LocalSet::new().run_until(test).await;
+        assert_eq!(panics.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_not_left_when_its_connection_ends_is_known_to_be_unsent() {
+        let local = LocalSet::new();
+        let test = async {
+            for leaves in [false, true] {
+                let (near, far) = greeted().await;
+                let server = Server::new(nowhere(), &Panics::default());
+                server.start(near, None).await.unwrap();
+                yield_now().await;
+                let slot = server.free_slot().unwrap();
+                let (response, _) = slot.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
+                if leaves {
+                    yield_now().await;
+                }
+                drop(far);
+                assert!(response.await.is_err());
+                assert_eq!(slot.is_unsent(), !leaves);
+            }
+        };
+        local.run_until(test).await;
     }
 }

@@ -11,7 +11,8 @@ pub(super) fn server() -> server::Builder {
         .initial_window_size(limits::HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)
         .max_concurrent_streams(limits::STREAMS as u32)
-        .max_header_list_size(limits::HEAD_BYTES as u32)
+        // What is above the limit gets its answer from us up to here, with the reason; beyond, `h2` answers by itself.
+        .max_header_list_size(2 * limits::HEAD_BYTES as u32)
         .max_send_buffer_size(limits::HTTP2_SEND_BUFFER)
         // Streams that a client resets before they are looked at (CVE-2023-44487), and its errors.
         .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS)

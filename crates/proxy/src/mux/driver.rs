@@ -117,9 +117,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let received = self.poll_receive(cx)?;
+            // Nobody is there to be told anything. What was not sent is known not to have been.
+            if let Poll::Ready(Received::End) = received {
+                return Poll::Ready(Ok(()));
+            }
             let sent = self.poll_send(cx)?;
             match received {
-                Poll::Ready(Received::End) => return Poll::Ready(Ok(())),
                 // The queue has been sent meanwhile, so that the peer is listened to again.
                 Poll::Ready(Received::Enough) if sent.is_ready() => continue,
                 _ if sent.is_pending() => return Poll::Pending,

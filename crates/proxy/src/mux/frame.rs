@@ -52,8 +52,6 @@ pub(crate) enum Kind {
     Tcp,
     /// One HTTP/1 request, or more of them in order.
     Http1,
-    /// An HTTP/2 connection with prior knowledge.
-    Http2,
 }
 
 /// Why a stream was reset.
@@ -61,7 +59,7 @@ pub(crate) enum Kind {
 pub(crate) enum ResetCode {
     /// Its other end went away.
     Cancelled,
-    /// It was not accepted: nothing of it was looked at.
+    /// It was not accepted, or leads nowhere: the application has seen nothing of it.
     Refused,
     /// Policy denies it.
     Denied,
@@ -143,7 +141,7 @@ pub(crate) fn extend(out: &mut Vec<u8>, at: usize, payload: &[u8]) -> usize {
 
 impl Kind {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Tcp, Self::Http1, Self::Http2].into_iter().find(|kind| *kind as u8 == code)
+        [Self::Tcp, Self::Http1].into_iter().find(|kind| *kind as u8 == code)
     }
 }
 

@@ -14,7 +14,7 @@ mod stream;
 
 pub(crate) use driver::Driver;
 pub(crate) use frame::{HEADER_BYTES, Kind, Open, ResetCode};
-pub(crate) use session::{OpenError, Session};
+pub(crate) use session::{OpenError, Session, Violation};
 pub(crate) use stream::Stream;
 
 /// The protocol's name and version in TLS (ALPN).

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use bytes::BytesMut;
+use heddle_policy::Reason;
 
 use super::frame::{Frame, InvalidFrame, Open, ResetCode, extend};
 use super::stream::Stream;
@@ -52,6 +53,8 @@ pub(super) struct State {
     /// Frames to be sent; those before `written` have been.
     pub(super) queued: Vec<u8>,
     pub(super) written: usize,
+    /// Bytes sent before those in `queued`.
+    sent_before: u64,
     /// The last frame queued, when it is data of which nothing has been sent: its stream, and where it begins.
     last_data: Option<(u32, usize)>,
     pub(super) streams: HashMap<u32, StreamState, BuildHasherDefault<IdHasher>>,
@@ -79,6 +82,8 @@ pub(super) struct StreamState {
     pub(super) ended_by_peer: bool,
     pub(super) ended: bool,
     pub(super) reset: Option<ResetCode>,
+    /// Where the frame that opens it ends among all bytes ever sent; absent for a stream that the peer opened.
+    opened_at: Option<u64>,
     /// What may still be sent.
     pub(super) credit: u32,
     pub(super) reader: Option<Waker>,
@@ -89,6 +94,19 @@ pub(super) struct StreamState {
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
 
+// === impl Violation ===
+
+impl Violation {
+    /// The violation that a driver's error is about; `None` when the connection broke.
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+
+    pub(crate) fn reason(self) -> Reason {
+        if self == Self::Flood { Reason::Overloaded } else { Reason::BadRequest }
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -97,6 +115,7 @@ impl Session {
             role,
             queued: Vec::new(),
             written: 0,
+            sent_before: 0,
             last_data: None,
             streams: HashMap::default(),
             last_id: 0,
@@ -121,7 +140,8 @@ impl Session {
         state.last_id += 1;
         let stream = state.last_id;
         state.queue(Frame::Open { stream, open });
-        state.streams.insert(stream, StreamState::new());
+        let opened_at = Some(state.sent_before + state.queued.len() as u64);
+        state.streams.insert(stream, StreamState { opened_at, ..StreamState::new() });
         drop(state);
         Ok(Stream::new(self.clone(), stream))
     }
@@ -188,6 +208,7 @@ impl State {
         self.last_data = None;
         self.written += bytes;
         if self.written == self.queued.len() {
+            self.sent_before += self.written as u64;
             self.queued.clear();
             self.written = 0;
             self.queued.shrink_to(limits::BUFFER_BYTES);
@@ -306,10 +327,17 @@ impl State {
         }
     }
 
-    /// Marks the connection as closed and tells everyone who waits.
+    /// Marks the connection as closed and tells everyone who waits. A stream whose opening was never sent is as good
+    /// as refused: the peer knows nothing of it.
     pub(super) fn close(&mut self) {
         self.closed = true;
-        self.streams.values_mut().for_each(StreamState::wake);
+        let sent = self.sent_before + self.written as u64;
+        for stream in self.streams.values_mut() {
+            if stream.opened_at.is_some_and(|at| at > sent) {
+                stream.reset = Some(ResetCode::Refused);
+            }
+            stream.wake();
+        }
         self.waiting.drain(..).for_each(Waker::wake);
     }
 

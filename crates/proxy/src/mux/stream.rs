@@ -14,11 +14,13 @@ use crate::limits;
 pub(crate) struct Stream {
     session: Session,
     id: u32,
+    /// Whether anything was written.
+    spoke: bool,
 }
 
 impl Stream {
     pub(super) fn new(session: Session, id: u32) -> Self {
-        Self { session, id }
+        Self { session, id, spoke: false }
     }
 
     /// Ready when a read would not wait.
@@ -34,6 +36,15 @@ impl Stream {
     /// Resets the stream, saying why.
     pub(crate) fn reset(self, code: ResetCode) {
         self.session.0.borrow_mut().release(self.id, code);
+    }
+
+    /// Tells the peer that the application has seen nothing of the stream; false when it could not believe it, as
+    /// something has been said already. There is nothing left to do with a stream that was refused.
+    pub(crate) fn refuse(&mut self) -> bool {
+        if !self.spoke {
+            self.session.0.borrow_mut().release(self.id, ResetCode::Refused);
+        }
+        !self.spoke
     }
 }
 
@@ -60,7 +71,10 @@ impl StreamState {
         if let Some(error) = self.reset_error() {
             return Poll::Ready(Err(error));
         }
-        if closed || self.ended {
+        if closed {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if self.credit > 0 {
@@ -91,9 +105,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     /// Queues what credit and the connection's queue allow.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut guard = self.session.0.borrow_mut();
+        let this = self.get_mut();
+        let mut guard = this.session.0.borrow_mut();
         let state: &mut State = &mut guard;
-        let Some(stream) = state.streams.get_mut(&self.id) else {
+        let Some(stream) = state.streams.get_mut(&this.id) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let credit = ready!(stream.poll_credit(state.closed, cx))?;
@@ -104,11 +119,12 @@ impl AsyncWrite for Stream {
         let bytes = &bytes[..bytes.len().min(credit)];
         let mut taken = 0;
         while taken < bytes.len() {
-            taken += state.queue_data(self.id, &bytes[taken..]);
+            taken += state.queue_data(this.id, &bytes[taken..]);
         }
-        if let Some(stream) = state.streams.get_mut(&self.id) {
+        if let Some(stream) = state.streams.get_mut(&this.id) {
             stream.credit -= taken as u32;
         }
+        this.spoke = true;
         Poll::Ready(Ok(taken))
     }
 

@@ -187,3 +187,47 @@ fn frames_are_read_as_they_were_written_at_whatever_point_they_arrive() {
     assert!(Frame::parse(&[2, 0, 0xff, 0xff, 0, 0, 0, 1]).is_err());
     assert!(Frame::parse(&[5, 0, 0, 1, 0, 0, 0, 0, 0]).is_err());
 }
+
+#[tokio::test]
+async fn a_stream_that_the_peer_has_not_heard_of_is_refused_when_the_connection_ends() {
+    LocalSet::new()
+        .run_until(async {
+            let (near, far) = duplex(64 * 1024);
+            let (client, driver) = Driver::client(near);
+            let driving = spawn_local(driver);
+            let mut known = client.open(OPEN).unwrap();
+            known.write_all(b"ping").await.unwrap();
+            tokio::task::yield_now().await;
+            // The peer goes away before the driver has had a turn for this one.
+            let mut unknown = client.open(OPEN).unwrap();
+            unknown.write_all(b"ping").await.unwrap();
+            drop(far);
+            driving.await.unwrap().unwrap();
+            let errors =
+                [known.read(&mut [0]).await, unknown.read(&mut [0]).await].map(|read| read.unwrap_err().kind());
+            assert_eq!(errors, [std::io::ErrorKind::ConnectionAborted, std::io::ErrorKind::ConnectionRefused]);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_stream_is_refused_only_as_long_as_nothing_was_said() {
+    connected(|client, _, accepted| async move {
+        for speaks in [false, true] {
+            let mut near = client.open(OPEN).unwrap();
+            near.write_all(b"ping").await.unwrap();
+            let (_, mut far) = accept(&accepted).await;
+            if speaks {
+                far.write_all(b"x").await.unwrap();
+            }
+            assert_eq!(far.refuse(), !speaks);
+            drop(far);
+            let mut heard = Vec::new();
+            let error = near.read_to_end(&mut heard).await.unwrap_err().kind();
+            let expected =
+                if speaks { std::io::ErrorKind::ConnectionReset } else { std::io::ErrorKind::ConnectionRefused };
+            assert_eq!((error, heard.len()), (expected, usize::from(speaks)));
+        }
+    })
+    .await;
+}

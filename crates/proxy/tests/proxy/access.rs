@@ -115,3 +115,38 @@ fn a34_a_declared_probe_is_answered_and_opens_nothing_else() {
     server.configure(inbound("10.0.0.9"), json!([]));
     assert_eq!(ask("/healthz"), 403);
 }
+
+#[test]
+fn a15_all_ports_are_the_workloads_and_never_its_proxys() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
+    let ip = crate::mesh::address();
+    // An admin end that would answer.
+    let admin = App::saying(ip, "secrets");
+    let server = mesh.pod_with(ip, "shop/server", &[], &[], vec![admin.address]);
+    let own =
+        [admin.address.port(), server.entrance(&Entrance::HttpProxy).port(), server.entrance(&Entrance::Mesh).port()];
+    for mode in ["enforce", "audit", "permissive"] {
+        let mut inbound = allow(&[&client], true);
+        inbound["mode"] = json!(mode);
+        server.configure(inbound, json!([]));
+        for port in own {
+            for protocol in ["http", "tcp"] {
+                let endpoint = server.endpoint(port);
+                let services = json!([service("shop/web", 80, protocol, &[endpoint], json!([]))]);
+                client.configure(json!({ "mode": "enforce" }), services);
+                let mut connection = Client::connect(client.service("shop/web", 80));
+                connection.send(GET);
+                match protocol {
+                    "http" => assert_eq!(connection.response().reason(), "port-not-allowed", "{mode} {port}"),
+                    _ => assert!(connection.is_closed(), "{mode} {port}"),
+                }
+            }
+        }
+    }
+    assert!(admin.received().is_empty());
+    eventually("every attempt is counted", || {
+        server.total(Side::Server, |totals| totals.requests.denied) == 9
+            && server.total(Side::Server, |totals| totals.connections.denied) == 9
+    });
+}

@@ -62,6 +62,18 @@ impl Mesh {
     }
 
     pub(crate) fn pod_at(&self, ip: IpAddr, name: &str, services: &[(&str, u16)], plaintext: &[u16]) -> Pod {
+        self.pod_with(ip, name, services, plaintext, Vec::new())
+    }
+
+    /// A pod whose proxy has its admin end at these addresses.
+    pub(crate) fn pod_with(
+        &self,
+        ip: IpAddr,
+        name: &str,
+        services: &[(&str, u16)],
+        plaintext: &[u16],
+        admin: Vec<SocketAddr>,
+    ) -> Pod {
         let pod = PodName::try_from(name.to_owned()).unwrap();
         let identity = SpiffeId::of_service_account(TRUST_DOMAIN, &pod.namespace, &pod.name).unwrap();
         let store = Store::empty();
@@ -76,8 +88,7 @@ impl Mesh {
         }
         listen.extend(plaintext.iter().map(|port| Listen { address: any, entrance: Entrance::Plaintext(*port) }));
         let drain = PATIENCE;
-        let options =
-            Options { pod_ip: ip, mesh_port: self.port, mark: None, workers: 2, drain, listen, admin: Vec::new() };
+        let options = Options { pod_ip: ip, mesh_port: self.port, mark: None, workers: 2, drain, listen, admin };
         let proxy = Some(Proxy::start(options, store.clone()).unwrap());
         let pod = Pod { name: pod, ip, identity, store, proxy };
         self.certify(&pod, Duration::from_secs(3600));
@@ -98,9 +109,15 @@ impl Mesh {
 impl Pod {
     /// Configures the proxy with what is allowed in and which Services it knows.
     pub(crate) fn configure(&self, inbound: Value, services: Value) {
-        let settings = json!({
+        self.configure_with(json!({}), inbound, services);
+    }
+
+    /// With settings beyond those that every proxy has.
+    pub(crate) fn configure_with(&self, more: Value, inbound: Value, services: Value) {
+        let mut settings = json!({
             "pod": self.name.to_string(), "identity": self.identity.as_str(), "clusterDomain": TRUST_DOMAIN,
         });
+        settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let config = json!({ "settings": settings, "inbound": inbound, "services": services });
         let config: ProxyConfig = serde_json::from_value(config).unwrap();
         self.proxy.as_ref().unwrap().configure(Arc::new(config));
@@ -121,9 +138,26 @@ impl Pod {
         self.edges(side).iter().map(|(_, totals)| of(totals)).sum()
     }
 
+    /// How often the mesh itself answered or closed for a reason.
+    /// The connections that are open and carry no HTTP.
+    pub(crate) fn open(&self) -> u64 {
+        self.proxy().open_connections().iter().map(|(_, open)| open).sum()
+    }
+
+    pub(crate) fn reason(&self, side: Side, code: &str) -> u64 {
+        let count = |totals: &Totals| {
+            totals.reasons.iter().filter(|(reason, _)| reason.code() == code).map(|(_, count)| count).sum()
+        };
+        self.total(side, count)
+    }
+
     pub(crate) fn edges(&self, side: Side) -> Vec<(Edge, Totals)> {
         let totals = self.proxy.as_ref().unwrap().totals();
         totals.into_iter().filter(|(edge, _)| edge.side == side).collect()
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().unwrap()
     }
 
     /// Drains the proxy, on another thread.
@@ -267,7 +301,12 @@ impl Client {
 }
 
 impl Response {
-    fn parse(text: &str) -> Self {
+    /// Whether `bytes` are a whole message.
+    pub(crate) fn is_complete(bytes: &[u8]) -> bool {
+        message_length(bytes, false).is_some()
+    }
+
+    pub(crate) fn parse(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         Self { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
     }

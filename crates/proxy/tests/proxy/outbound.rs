@@ -1,9 +1,10 @@
 //! Where requests go: splits, endpoints that fail, and clients that use the proxy as an HTTP proxy.
 
+use heddle_policy::telemetry::Side;
 use heddle_proxy::Entrance;
 use serde_json::{Value, json};
 
-use crate::mesh::{App, Client, Mesh, Pod, allow, service};
+use crate::mesh::{App, Client, Mesh, Pod, allow, eventually, service};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
 
@@ -17,7 +18,7 @@ fn origin() -> Value {
 
 /// A client, and the Services `shop/v1` and `shop/v2` with one pod each that says which it is.
 struct Canary {
-    _mesh: Mesh,
+    mesh: Mesh,
     client: Pod,
     pods: [Pod; 2],
     ports: [u16; 2],
@@ -30,11 +31,16 @@ impl Canary {
         let pods = ["shop/v1", "shop/v2"].map(|name| mesh.pod(name, &[], &[]));
         let ports = [App::saying(pods[0].ip, "v1"), App::saying(pods[1].ip, "v2")].map(|app| app.address.port());
         pods.iter().for_each(|pod| pod.configure(allow(&[&client], false), json!([])));
-        Self { _mesh: mesh, client, pods, ports }
+        Self { mesh, client, pods, ports }
     }
 
     /// Splits `shop/web`, whose own endpoints are both pods.
     fn split(&self, splits: Value) {
+        self.split_of(&self.client, splits);
+    }
+
+    /// Splits it for one client.
+    fn split_of(&self, client: &Pod, splits: Value) {
         let [v1, v2] = [0, 1].map(|at: usize| self.pods[at].endpoint(self.ports[at]));
         let none = json!([]);
         let services = json!([
@@ -43,12 +49,16 @@ impl Canary {
             service("shop/v2", 80, "http", &[v2], none.clone()),
             service("shop/empty", 80, "http", &[], none),
         ]);
-        self.client.configure(json!({ "mode": "enforce" }), services);
+        client.configure(json!({ "mode": "enforce" }), services);
     }
 
     /// How many of `count` requests each version answered.
     fn count(&self, request: &str, count: usize) -> [usize; 2] {
-        let mut client = Client::connect(self.client.service("shop/web", 80));
+        Self::count_of(&self.client, request, count)
+    }
+
+    fn count_of(client: &Pod, request: &str, count: usize) -> [usize; 2] {
+        let mut client = Client::connect(client.service("shop/web", 80));
         let bodies: Vec<String> = (0..count).map(|_| client.ask(request).body).collect();
         ["v1", "v2"].map(|version| bodies.iter().filter(|body| *body == version).count())
     }
@@ -76,6 +86,39 @@ fn t4_t31_each_request_is_split_by_weight() {
     let [v1, v2] = canary.count(GET, 400);
     // A fair coin falls outside this once in more than a million runs.
     assert!((150..=250).contains(&v1) && v1 + v2 == 400, "{v1} and {v2}");
+}
+
+#[test]
+fn t3_each_client_splits_for_itself() {
+    let canary = Canary::new();
+    let other = canary.mesh.pod("shop/other", &[("shop/web", 80)], &[]);
+    canary.pods.iter().for_each(|pod| pod.configure(allow(&[&canary.client, &other], false), json!([])));
+    canary.split(json!([{ "origin": origin(), "backends": [backend("shop/v1", 1), backend("shop/v2", 0)] }]));
+    canary
+        .split_of(&other, json!([{ "origin": origin(), "backends": [backend("shop/v1", 0), backend("shop/v2", 1)] }]));
+    assert_eq!((canary.count(GET, 20), Canary::count_of(&other, GET, 20)), ([20, 0], [0, 20]));
+}
+
+#[test]
+fn t29_a_backend_is_asked_for_the_roots_name_and_takes_its_own_too() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80), ("shop/v1", 80)], &[]);
+    let server = mesh.pod("shop/v1", &[], &[]);
+    let app = App::saying(server.ip, "v1");
+    server.configure(allow(&[&client], false), json!([]));
+    let splits = json!([{ "origin": origin(), "backends": [backend("shop/v1", 1)] }]);
+    let own = service("shop/v1", 80, "http", &[server.endpoint(app.address.port())], json!([]));
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http", &[], splits), own]));
+    for name in ["web", "v1"] {
+        let mut connection = Client::connect(client.service(&format!("shop/{name}"), 80));
+        let response = connection.ask(format!("GET / HTTP/1.1\r\nHost: {name}.shop\r\n\r\n"));
+        assert_eq!((response.status, response.body.as_str()), (200, "v1"), "{name}");
+    }
+    let hosts = ["web", "v1"].map(|name| format!("Host: {name}.shop"));
+    for (request, host) in app.received().iter().zip(&hosts) {
+        assert!(request.contains(host), "{request}");
+    }
+    assert_eq!(app.received().len(), 2);
 }
 
 #[test]
@@ -154,4 +197,69 @@ fn an_http_proxys_client_tunnels_with_connect_and_policy_still_applies() {
     assert_eq!(client.ask(GET).body, "v1");
     canary.pods[0].configure(json!({ "mode": "enforce" }), json!([]));
     assert_eq!(client.ask(GET).reason(), "no-target");
+}
+
+/// A client of `shop/web`, which two pods serve: one whose application does not listen, and one that works.
+fn half_dead(protocol: &str, working: impl FnOnce(std::net::IpAddr) -> u16) -> (Mesh, Pod, [Pod; 2]) {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
+    let pods = ["shop/v1", "shop/v2"].map(|name| mesh.pod(name, &[], &[]));
+    pods.iter().for_each(|pod| pod.configure(allow(&[&client], true), json!([])));
+    let endpoints = [pods[0].endpoint(1), pods[1].endpoint(working(pods[1].ip))];
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, protocol, &endpoints, json!([]))]));
+    (mesh, client, pods)
+}
+
+#[test]
+fn a_request_that_no_application_has_seen_goes_to_another_endpoint() {
+    let (_mesh, client, pods) = half_dead("http", |ip| {
+        App::start(ip, |request| crate::mesh::ok(request.split_once("\r\n\r\n").unwrap().1)).address.port()
+    });
+    // Each connection may be another worker's, which finds out for itself.
+    for _ in 0..20 {
+        let mut connection = Client::connect(client.service("shop/web", 80));
+        assert_eq!(connection.ask("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody").body, "body");
+    }
+    eventually("the client counts what became of the requests", || {
+        client.total(Side::Client, |totals| totals.requests.success) == 20
+    });
+    assert_eq!(client.total(Side::Client, |totals| totals.requests.failure), 0);
+    let refused = pods[0].total(Side::Server, |totals| totals.requests.failure);
+    assert!((1..20).contains(&refused), "the endpoint is left out once it has failed, not tried {refused} times");
+}
+
+#[test]
+fn a_connection_that_no_application_has_seen_goes_to_another_endpoint() {
+    for protocol in ["tcp", "detect"] {
+        let (_mesh, client, _pods) = half_dead(protocol, |ip| {
+            let echo = |stream| {
+                let mut app = Client(stream);
+                let said = app.read_exactly(5);
+                app.send(said.to_uppercase());
+            };
+            crate::mesh::serve(ip, echo).port()
+        });
+        for _ in 0..20 {
+            let mut connection = Client::connect(client.service("shop/web", 80));
+            connection.send("hello");
+            assert_eq!(connection.read_exactly(5), "HELLO", "{protocol}");
+        }
+        eventually("the client counts what became of the connections", || {
+            client.total(Side::Client, |totals| totals.connections.success) == 20
+        });
+        assert_eq!(client.total(Side::Client, |totals| totals.connections.failure), 0, "{protocol}");
+    }
+}
+
+#[test]
+fn an_application_that_does_not_listen_costs_a_502_when_there_is_no_other() {
+    let (mesh, client, pods) = half_dead("http", |_| 1);
+    for _ in 0..3 {
+        let response = Client::connect(client.service("shop/web", 80)).ask(GET);
+        assert_eq!((response.status, response.reason()), (502, "connect-failed"));
+    }
+    eventually("each request is counted once by its client", || {
+        client.total(Side::Client, |totals| totals.requests.failure) == 3
+    });
+    drop((mesh, pods));
 }

@@ -1,21 +1,26 @@
 //! Connections that are not HTTP.
 
 use heddle_policy::telemetry::Side;
+use heddle_proxy::Entrance;
 use serde_json::json;
 
 use crate::mesh::{Client, Mesh, Pod, allow, serve, service};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+
+fn speak_first(stream: std::net::TcpStream) {
+    let mut app = Client(stream);
+    app.send("ready\n");
+    let said = app.read_exactly(5);
+    app.send(said.to_uppercase());
+    app.is_closed();
+}
 
 /// A client and a server whose application speaks first and then echoes in capitals.
 fn server_first(protocol: &str) -> (Mesh, Pod, Pod) {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("shop/client", &[("shop/db", 5432)], &[]), mesh.pod("shop/db", &[], &[]));
-    let app = serve(server.ip, |stream| {
-        let mut app = Client(stream);
-        app.send("ready\n");
-        let said = app.read_exactly(5);
-        app.send(said.to_uppercase());
-        app.is_closed();
-    });
+    let app = serve(server.ip, speak_first);
     let endpoint = server.endpoint(app.port());
     client.configure(json!({ "mode": "enforce" }), json!([service("shop/db", 5432, protocol, &[endpoint], json!([]))]));
     server.configure(allow(&[&client], true), json!([]));
@@ -30,11 +35,14 @@ fn a_server_that_speaks_first_is_heard_whether_or_not_its_port_is_declared() {
         assert_eq!(connection.read_exactly(6), "ready\n");
         connection.send("hello");
         assert_eq!(connection.read_exactly(5), "HELLO");
+        let open = || [client.open(), server.open()];
+        assert_eq!(open(), [1; 2], "both sides know of the connection");
         drop(connection);
         crate::mesh::eventually("both sides count the connection", || {
             client.total(Side::Client, |totals| totals.connections.success) == 1
                 && server.total(Side::Server, |totals| totals.connections.success) == 1
         });
+        crate::mesh::eventually("it is open no more", || open() == [0; 2]);
     }
 }
 
@@ -75,4 +83,70 @@ fn a28_a_tcp_connection_is_closed_when_its_access_is_revoked() {
     assert_eq!(connection.read_exactly(5), "STILL");
     server.configure(json!({ "mode": "enforce" }), json!([]));
     assert!(connection.is_closed());
+}
+
+#[test]
+fn a_client_of_http_that_is_silent_at_first_is_still_one_of_http() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
+    let server = mesh.pod("shop/server", &[], &[]);
+    let (told, connected) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let app = serve(server.ip, move |stream| {
+        let mut app = Client(stream);
+        told.lock().unwrap().send(()).unwrap();
+        let mut request = [0; GET.len()];
+        while std::io::Read::read_exact(&mut app.0, &mut request).is_ok() {
+            app.send(crate::mesh::ok("late"));
+        }
+    });
+    let endpoint = server.endpoint(app.port());
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "detect", &[endpoint], json!([]))]));
+    server.configure(allow(&[&client], true), json!([]));
+    let mut connection = Client::connect(client.service("shop/web", 80));
+    // The application is connected to in case it speaks first.
+    connected.recv().unwrap();
+    for _ in 0..2 {
+        assert_eq!(connection.ask(GET).body, "late");
+    }
+    crate::mesh::eventually("both sides count requests", || {
+        client.total(Side::Client, |totals| totals.requests.success) == 2
+            && server.total(Side::Server, |totals| totals.requests.success) == 2
+    });
+    drop(connection);
+    assert_eq!(server.total(Side::Server, |totals| totals.connections.success), 0, "nothing passed as TCP");
+}
+
+#[test]
+fn on_an_undeclared_port_rules_for_http_hold_whoever_speaks_first() {
+    let (_mesh, client, server) = server_first("detect");
+    server.configure(allow(&[&client], false), json!([]));
+    // Nothing that the application says reaches the client, which is closed once it says what is not HTTP.
+    let mut connection = Client::connect(client.service("shop/db", 5432));
+    connection.send("\x01\x02\x03 not http");
+    assert!(connection.is_closed());
+    let refusing = json!({ "mode": "enforce" });
+    server.configure(refusing, json!([]));
+    let mut connection = Client::connect(client.service("shop/db", 5432));
+    assert!(connection.is_closed(), "a silent client that may not connect is closed");
+}
+
+#[test]
+fn a_server_speaks_first_in_plaintext_too_where_that_is_admitted() {
+    let mesh = Mesh::new();
+    let ip = crate::mesh::address();
+    let port = serve(ip, speak_first).port();
+    let server = mesh.pod_at(ip, "shop/db", &[], &[port]);
+    server.configure(json!({ "mode": "permissive" }), json!([]));
+    let mut connection = Client::connect(server.entrance(&Entrance::Plaintext(port)));
+    assert_eq!(connection.read_exactly(6), "ready\n");
+    connection.send("hello");
+    assert_eq!(connection.read_exactly(5), "HELLO");
+    drop(connection);
+    crate::mesh::eventually("it is counted once, as against policy", || {
+        server.total(Side::Server, |totals| totals.connections.success) == 1
+            && server.total(Side::Server, |totals| totals.would_deny) == 1
+    });
+    server.configure(json!({ "mode": "enforce" }), json!([]));
+    assert!(Client::connect(server.entrance(&Entrance::Plaintext(port))).is_closed());
 }

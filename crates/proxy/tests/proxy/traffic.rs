@@ -1,7 +1,8 @@
 //! Requests through two proxies: what arrives, and what comes back.
 
 use heddle_policy::telemetry::Side;
-use serde_json::json;
+use heddle_proxy::Entrance;
+use serde_json::{Value, json};
 
 use crate::mesh::{App, Client, Mesh, Pod, allow, eventually, ok, service};
 
@@ -24,6 +25,14 @@ impl Pair {
             .configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http", &[endpoint], json!([]))]));
         server.configure(allow(&[&client], false), json!([]));
         Self { mesh, client, server, app }
+    }
+
+    /// Gives both proxies more settings.
+    pub(crate) fn set(&self, settings: &Value) {
+        let endpoint = self.server.endpoint(self.app.address.port());
+        let services = json!([service("shop/web", 80, "http", &[endpoint], json!([]))]);
+        self.client.configure_with(settings.clone(), json!({ "mode": "enforce" }), services);
+        self.server.configure_with(settings.clone(), allow(&[&self.client], false), json!([]));
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -163,7 +172,7 @@ fn a_response_that_ends_with_its_connection_closes_the_clients() {
 #[test]
 fn an_upgrade_turns_the_connection_into_bytes() {
     let mesh = Mesh::new();
-    let (client, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
+    let (client_pod, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
     let app = crate::mesh::serve(server.ip, |stream| {
         let mut app = Client(stream);
         let head = "GET /chat HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -173,14 +182,55 @@ fn an_upgrade_turns_the_connection_into_bytes() {
         app.send(said.to_uppercase());
     });
     let endpoint = server.endpoint(app.port());
-    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http", &[endpoint], json!([]))]));
-    server.configure(allow(&[&client], false), json!([]));
-    let mut client = Client::connect(client.service("shop/web", 80));
+    client_pod
+        .configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http", &[endpoint], json!([]))]));
+    server.configure(allow(&[&client_pod], false), json!([]));
+    let mut client = Client::connect(client_pod.service("shop/web", 80));
     client.send("GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nHost: web\r\nConnection: keep-alive, Upgrade\r\n\r\n");
     let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     assert_eq!(client.read_exactly(head.len()), head);
     assert_eq!(client.read_exactly(6), "\x01first");
+    let open = || [client_pod.open(), server.open()];
+    assert_eq!(open(), [1; 2], "both sides know of the connection");
     client.send("hello");
     assert_eq!(client.read_exactly(5), "HELLO");
     assert!(client.is_closed());
+    drop(client);
+    eventually("it is open no more", || open() == [0; 2]);
+    let succeeded = |pod: &Pod, side| {
+        (pod.total(side, |totals| totals.requests.success), pod.total(side, |totals| totals.connections.total()))
+    };
+    assert_eq!(succeeded(&client_pod, Side::Client), (1, 0), "it was a request, and is not counted again");
+    assert_eq!(succeeded(&server, Side::Server), (1, 0));
+}
+
+#[test]
+fn ipv6_addresses_of_pods_endpoints_and_clients_work() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
+    let ip = std::net::Ipv6Addr::LOCALHOST.into();
+    let app = App::saying(ip, "six");
+    let port = app.address.port();
+    let server = mesh.pod_at(ip, "shop/server", &[], &[port]);
+    let mut inbound = allow(&[&client], false);
+    inbound["probes"] = json!([{ "port": port, "path": "/healthz" }]);
+    inbound["nodeAddresses"] = json!([ip]);
+    inbound["ports"] = json!([{ "port": port, "protocol": "http" }]);
+    server.configure(inbound, json!([]));
+    let services = json!([service("shop/web", 80, "http", &[server.endpoint(port)], json!([]))]);
+    client.configure(json!({ "mode": "enforce" }), services);
+    let get = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    assert_eq!(Client::connect(client.service("shop/web", 80)).ask(get).body, "six");
+    let mut proxy = Client::connect(client.entrance(&Entrance::HttpProxy));
+    let pod = format!("[::1]:{port}");
+    assert_eq!(proxy.ask(format!("GET http://{pod}/ HTTP/1.1\r\nHost: {pod}\r\n\r\n")).body, "six");
+    proxy.send(format!("CONNECT {pod} HTTP/1.1\r\nHost: {pod}\r\n\r\n"));
+    assert_eq!(proxy.response_to(true).status, 200);
+    assert_eq!(proxy.ask(get).body, "six");
+    let plaintext = server.entrance(&Entrance::Plaintext(port));
+    assert_eq!(Client::connect(plaintext).ask(get.replace(" / ", " /healthz ")).body, "six");
+    assert_eq!(Client::connect(plaintext).ask(get).reason(), "no-identity");
+    eventually("the requests through the mesh are counted", || {
+        server.total(Side::Server, |totals| totals.requests.success) == 4
+    });
 }

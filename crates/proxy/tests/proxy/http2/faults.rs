@@ -102,7 +102,7 @@ async fn an_application_that_breaks_off_is_told_from_one_that_ends() {
 }
 
 #[tokio::test]
-async fn an_application_that_speaks_http1_alone_is_not_translated_for() {
+async fn an_application_that_speaks_http1_alone_is_told_apart_and_not_translated_for() {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
     let app = App::saying(server.ip, "HTTP/1");
@@ -111,7 +111,9 @@ async fn an_application_that_speaks_http1_alone_is_not_translated_for() {
     server.configure(allow(&[&client], false), json!([]));
     let connection = super::peer::connect(client.service("shop/web", 80)).await;
     let answer = ask(&connection, get("/"), "").await;
-    assert_eq!((answer.status, answer.reason()), (502, "upstream-reset"));
+    assert_eq!((answer.status, answer.reason()), (502, "not-http2"));
+    let answer = ask(&connection, grpc("/"), "m").await;
+    assert_eq!((answer.header("grpc-status"), answer.reason()), ("12", "not-http2"));
 }
 
 #[tokio::test]
@@ -134,6 +136,7 @@ async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
         assert!(sent < 100 * limits::ABANDONED_STREAMS, "the flood is not stopped");
         tokio::task::yield_now().await;
     }
+    eventually("the flood is counted", || pair.client.reason(Side::Client, "overloaded") == 1);
     for _ in 0..10 {
         assert_eq!(ask(&honest, get("/"), "").await.status, 200);
         assert_eq!(ask(&pair.connect().await, get("/"), "").await.status, 200);

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use h2::server::Builder;
+use heddle_proxy::limits;
 use http::Response;
+use serde_json::json;
+use tokio::task::JoinHandle;
 
-use super::peer::{Call, Pair, ask, get, grpc, receive, send_all};
+use super::peer::{Answer, App, Call, Pair, ask, connect, get, grpc, receive, send_all};
+use crate::mesh::{Mesh, allow, service};
 
 const BODY: usize = 32 * 1024 * 1024;
 
@@ -115,4 +120,69 @@ async fn many_small_messages_that_are_not_read_yet_end_no_connection() {
     };
     tokio::join!(sending, others);
     assert_eq!(response.await.unwrap().headers()["x-count"], "1600000");
+}
+
+/// An application that does not take what it is sent on `/stuck`.
+async fn deaf(ip: std::net::IpAddr) -> App {
+    App::start(ip, |mut call: Call| async move {
+        if call.request.uri().path() == "/stuck" {
+            let _until_reset = std::future::poll_fn(|cx| call.respond.poll_reset(cx)).await;
+            return;
+        }
+        while receive(&mut call.body).await.is_some() {}
+        call.respond.send_response(Response::new(()), true).unwrap();
+    })
+    .await
+}
+
+/// Begins an upload that fills whatever the application takes for a connection.
+async fn begin_stuck_upload(client: &SendRequest<Bytes>) -> JoinHandle<()> {
+    let (response, mut stream) = client.clone().ready().await.unwrap().send_request(grpc("/stuck"), false).unwrap();
+    tokio::spawn(async move {
+        while send_all(&mut stream, Bytes::from_static(&[7; 16 * 1024])).await.is_ok() {}
+        drop(response);
+    })
+}
+
+#[tokio::test]
+async fn an_upload_that_one_client_leaves_stuck_holds_up_no_other_client() {
+    let mesh = Mesh::new();
+    let clients = ["shop/one", "shop/other"].map(|name| mesh.pod(name, &[("shop/web", 80)], &[]));
+    let server = mesh.pod("shop/server", &[], &[]);
+    let app = deaf(server.ip).await;
+    server.configure(allow(&[&clients[0], &clients[1]], false), json!([]));
+    let services = json!([service("shop/web", 80, "http2", &[server.endpoint(app.address.port())], json!([]))]);
+    clients.iter().for_each(|client| client.configure(json!({ "mode": "enforce" }), services.clone()));
+    let one = connect(clients[0].service("shop/web", 80)).await;
+    let stuck = begin_stuck_upload(&one).await;
+    // Most of these come when the upload has filled what it can.
+    for _ in 0..100 {
+        let other = connect(clients[1].service("shop/web", 80)).await;
+        assert_eq!(ask(&other, grpc("/"), "message").await.status, 200);
+    }
+    stuck.abort();
+}
+
+#[tokio::test]
+async fn an_upload_that_is_stuck_holds_up_no_request_that_comes_later() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
+    let app = deaf(server.ip).await;
+    server.configure(allow(&[&client], false), json!([]));
+    let services = json!([service("shop/web", 80, "http2", &[server.endpoint(app.address.port())], json!([]))]);
+    client.configure(json!({ "mode": "enforce" }), services);
+    let connection = connect(client.service("shop/web", 80)).await;
+    let stuck = begin_stuck_upload(&connection).await;
+    // Those that come before it is known to be stuck may have to wait with it.
+    let mut asked: Vec<JoinHandle<Answer>> = Vec::new();
+    let mut pace = tokio::time::interval(limits::HTTP2_STUCK / 10);
+    while asked.len() < 10 || !asked.iter().any(JoinHandle::is_finished) {
+        pace.tick().await;
+        let connection = connection.clone();
+        asked.push(tokio::spawn(async move { ask(&connection, grpc("/"), "message").await }));
+    }
+    stuck.abort();
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().status, 200);
+    }
 }

@@ -3,6 +3,8 @@
 mod access;
 mod calls;
 mod faults;
+mod floods;
 mod flow;
-mod peer;
+pub(crate) mod peer;
+mod records;
 mod routing;

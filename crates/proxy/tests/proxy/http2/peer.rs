@@ -10,7 +10,7 @@ use h2::client::SendRequest;
 use h2::server::{Builder, SendResponse};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::mesh::{Mesh, Pod, allow, service};
@@ -128,6 +128,14 @@ impl Pair {
         client.configure(json!({ "mode": "enforce" }), services);
         server.configure(allow(&[&client], false), json!([]));
         Self { mesh, client, server, app }
+    }
+
+    /// Gives both proxies more settings.
+    pub(crate) fn set(&self, settings: &Value) {
+        let endpoint = self.server.endpoint(self.app.address.port());
+        let services = json!([service("shop/web", 80, "http2", &[endpoint], json!([]))]);
+        self.client.configure_with(settings.clone(), json!({ "mode": "enforce" }), services);
+        self.server.configure_with(settings.clone(), allow(&[&self.client], false), json!([]));
     }
 
     pub(crate) async fn connect(&self) -> SendRequest<Bytes> {

@@ -48,7 +48,7 @@ async fn an_endpoint_without_a_proxy_is_reached_in_plaintext() {
     let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
     let app = App::saying(crate::mesh::address(), "plain").await;
     let endpoint = json!({ "address": app.address, "pod": "legacy/old" });
-    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "detect", &[endpoint], json!([]))]));
+    client.configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http2", &[endpoint], json!([]))]));
     let connection = connect(client.service("shop/web", 80)).await;
     for _ in 0..3 {
         assert_eq!(ask(&connection, get("/"), "").await.text(), "plain");

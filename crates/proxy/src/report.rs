@@ -1,0 +1,266 @@
+//! What the proxy reports of itself: totals that outlive it, and the newest part of their past.
+//!
+//! Totals are noted in a file before they are reported. The pod's next proxy goes on from there, so that a proxy that is
+//! restarted loses nothing, and one that is killed what it counted since the last note. The time of the file is that
+//! until which all is noted: from then until the proxy ended counts are missing, and its successor says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use heddle_policy::PodName;
+use heddle_policy::telemetry::{Edge, Gap, HISTORY, Lost, Past, Report, Totals};
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+
+/// The totals of a pod's proxies, one after the other.
+pub(crate) struct Ledger {
+    instance: Arc<str>,
+    /// What earlier proxies counted.
+    before: Edges,
+    /// What those of them lost that were killed.
+    lost: Lost,
+    /// The intervals of the past, oldest first.
+    past: VecDeque<Interval>,
+    /// The totals at the end of the newest of them, and when that was.
+    at_last: Edges,
+    last: u64,
+}
+
+type Edges = BTreeMap<Edge, Totals>;
+
+/// What was added to the totals in some seconds.
+struct Interval {
+    /// In seconds since 1970.
+    ended: u64,
+    edges: Arc<[(Edge, Totals)]>,
+}
+
+/// A note of the totals.
+#[derive(Serialize, Deserialize)]
+struct Note<R> {
+    /// In seconds since 1970.
+    at: u64,
+    report: R,
+}
+
+/// The length of an interval of the past.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of the past is kept: so many edges of intervals.
+const PAST_EDGES: usize = 4_000;
+
+impl Ledger {
+    /// Goes on from the note in `file`, or begins with zeros where there is none. The proxies before have `ended` then, or
+    /// earlier.
+    ///
+    /// # Errors
+    ///
+    /// There is a note that cannot be read.
+    pub(crate) fn open(file: Option<&Path>, ended: SystemTime) -> io::Result<Self> {
+        let Some(file) = file else { return Ok(Self::begin()) };
+        match std::fs::read(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::begin()),
+            json => {
+                let noted = std::fs::metadata(file)?.modified()?;
+                Ok(Self::go_on(serde_json::from_slice(&json?)?, noted, ended))
+            }
+        }
+    }
+
+    /// Begins with zeros.
+    pub(crate) fn begin() -> Self {
+        Self {
+            instance: format!("{:016x}", Random::new().next()).into(),
+            before: Edges::new(),
+            lost: Lost::default(),
+            past: VecDeque::new(),
+            at_last: Edges::new(),
+            last: 0,
+        }
+    }
+
+    /// Goes on from a note of all that was counted until `noted`.
+    fn go_on(Note { at, report }: Note<Report>, noted: SystemTime, ended: SystemTime) -> Self {
+        let mut lost = report.lost;
+        if !report.last {
+            lost.add(Gap { from: millis(noted), until: millis(ended.max(noted)) });
+        }
+        let before: Edges = report.edges.into_iter().collect();
+        let past = report.history.iter();
+        let past = past.map(|past| Interval { ended: at.saturating_sub(past.age.into()), edges: past.edges.clone() });
+        Self { instance: report.instance, at_last: before.clone(), before, lost, past: past.collect(), last: at }
+    }
+
+    /// The newest report, of what this proxy has `counted` for its `pod` and what those before it did.
+    pub(crate) fn report(&mut self, pod: &PodName, counted: Vec<(Edge, Totals)>, now: SystemTime) -> Report {
+        let now = seconds(now);
+        let mut totals = self.before.clone();
+        for (edge, counted) in counted {
+            // What was counted before the proxy knew its pod is the pod's too.
+            totals.entry(Edge { pod: pod.clone(), ..edge }).or_default().merge(&counted);
+        }
+        let added = self.since_last(&totals);
+        let is_over = now.saturating_sub(self.last) >= INTERVAL.as_secs();
+        let newest = (!added.is_empty()).then_some(Interval { ended: now, edges: added });
+        let history = self.past.iter().chain(&newest).map(|interval| Past {
+            age: u32::try_from(now.saturating_sub(interval.ended)).unwrap_or(u32::MAX),
+            edges: interval.edges.clone(),
+        });
+        let history = history.filter(|past| u64::from(past.age) <= HISTORY.as_secs()).collect();
+        if is_over {
+            self.past.extend(newest);
+            self.at_last.clone_from(&totals);
+            self.last = now;
+            self.forget(now);
+        }
+        let edges = totals.into_iter().collect();
+        let (instance, lost) = (self.instance.clone(), self.lost.clone());
+        Report { instance, edges, open: Vec::new(), lost, last: false, history }
+    }
+
+    /// Of how much time counts were lost with proxies that were killed.
+    pub(crate) fn lost(&self) -> Duration {
+        Duration::from_millis(self.lost.total_ms)
+    }
+
+    fn since_last(&self, totals: &Edges) -> Arc<[(Edge, Totals)]> {
+        let none = Totals::default();
+        let added = totals.iter().map(|(edge, totals)| {
+            let before = self.at_last.get(edge).unwrap_or(&none);
+            (edge.clone(), totals.since(before))
+        });
+        added.filter(|(_, added)| !added.is_empty()).collect()
+    }
+
+    fn forget(&mut self, now: u64) {
+        let mut edges: usize = self.past.iter().map(|interval| interval.edges.len()).sum();
+        let is_old = |interval: &Interval| now.saturating_sub(interval.ended) > HISTORY.as_secs();
+        while let Some(oldest) = self.past.pop_front_if(|oldest| is_old(oldest) || edges > PAST_EDGES) {
+            edges -= oldest.edges.len();
+        }
+    }
+}
+
+/// Notes a report of all that was counted until `now` in `file`, in the stead of the one that is there.
+///
+/// # Errors
+///
+/// The file cannot be written; it is then as it was.
+pub(crate) fn note(file: &Path, report: &Report, now: SystemTime) -> io::Result<()> {
+    let json = serde_json::to_vec(&Note { at: seconds(now), report })?;
+    let mut path: PathBuf = file.to_owned();
+    path.as_mut_os_string().push(".new");
+    let mut new = File::create(&path)?;
+    new.write_all(&json)?;
+    new.set_modified(now)?;
+    std::fs::rename(&path, file)
+}
+
+/// Notes that nothing was counted until `now` beside what is noted in `file`.
+///
+/// # Errors
+///
+/// The file is not there, or cannot be written.
+pub(crate) fn note_nothing_new(file: &Path, now: SystemTime) -> io::Result<()> {
+    File::options().write(true).open(file)?.set_modified(now)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    millis(time) / 1000
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_policy::telemetry::{Counts, Side};
+
+    use super::*;
+
+    fn pod() -> PodName {
+        PodName::new("shop", "web-1")
+    }
+
+    fn counted(pod: PodName, success: u64) -> Vec<(Edge, Totals)> {
+        let edge = Edge { side: Side::Server, pod, peer: None, peer_pod: None, service: None, backend: None };
+        vec![(edge, Totals { requests: Counts { success, ..Counts::default() }, ..Totals::default() })]
+    }
+
+    fn total(edges: &[(Edge, Totals)]) -> u64 {
+        edges.iter().map(|(_, totals)| totals.requests.success).sum()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    #[test]
+    fn the_history_is_the_newest_part_of_the_totals() {
+        let mut ledger = Ledger::begin();
+        for second in 0..2_000 {
+            let report = ledger.report(&pod(), counted(pod(), second * 5), at(second));
+            let told: u64 = report.history.iter().map(|past| total(&past.edges)).sum();
+            assert!(report.history.iter().all(|past| u64::from(past.age) <= HISTORY.as_secs()), "{second}");
+            assert!(told >= (second * 5).min(590 * 5) && told <= second * 5, "{second}: {told}");
+        }
+    }
+
+    #[test]
+    fn the_next_proxy_goes_on_where_the_last_one_had_noted() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("totals.json");
+        let mut first = Ledger::open(Some(&file), at(0)).unwrap();
+        let last = Report { last: true, ..first.report(&pod(), counted(pod(), 7), at(0)) };
+        note(&file, &last, at(0)).unwrap();
+
+        let mut second = Ledger::open(Some(&file), at(1)).unwrap();
+        let report = second.report(&pod(), counted(pod(), 5), at(1));
+        assert_eq!((total(&report.edges), report.last), (12, false));
+        assert_eq!(report.lost, Lost::default());
+        assert_eq!(report.instance, last.instance);
+        let told: u64 = report.history.iter().map(|past| total(&past.edges)).sum();
+        assert_eq!(told, 12);
+    }
+
+    #[test]
+    fn what_a_killed_proxy_may_have_lost_is_of_the_time_from_its_last_note_to_its_end_however_late_that_note_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("totals.json");
+        let (noted, quiet) = (at(0), at(0) + Duration::from_millis(500));
+        let report = Ledger::begin().report(&pod(), counted(pod(), 7), noted);
+        note(&file, &report, noted).unwrap();
+        note_nothing_new(&file, quiet).unwrap();
+        for (ended, length) in [(quiet + Duration::from_millis(300), 300), (at(3), 2500), (noted, 0)] {
+            let mut next = Ledger::open(Some(&file), ended).unwrap();
+            let report = next.report(&pod(), Vec::new(), at(60));
+            let from = millis(quiet);
+            assert_eq!(report.lost.gaps, [Gap { from, until: from + length }]);
+            assert_eq!((total(&report.edges), report.lost.total_ms), (7, length));
+        }
+    }
+
+    #[test]
+    fn what_was_counted_before_the_pod_was_known_is_the_pods() {
+        let mut ledger = Ledger::begin();
+        let unknown = counted(PodName::new("unknown", "unknown"), 3);
+        let known = counted(pod(), 4);
+        let report = ledger.report(&pod(), [unknown, known].concat(), at(0));
+        assert_eq!(report.edges, counted(pod(), 7));
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("totals.json");
+        std::fs::write(&file, "{").unwrap();
+        assert!(Ledger::open(Some(&file), at(0)).is_err());
+        assert!(Ledger::open(Some(&directory.path().join("none.json")), at(0)).is_ok());
+    }
+}
