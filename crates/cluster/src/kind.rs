@@ -28,6 +28,17 @@ pub const KINDS: [Kind; 11] = [
     Kind::new("heddle.dev", "v1alpha1", "MeshConfig", "meshconfigs"),
 ];
 
+/// What contains pods, beside the kinds of [`KINDS`]: of no meaning for policy, and for what is measured.
+pub const WORKLOAD_KINDS: [Kind; 7] = [
+    Kind::new("", "v1", "Node", "nodes"),
+    Kind::new("", "v1", "ReplicationController", "replicationcontrollers"),
+    Kind::new("apps", "v1", "DaemonSet", "daemonsets"),
+    Kind::new("apps", "v1", "Deployment", "deployments"),
+    Kind::new("apps", "v1", "ReplicaSet", "replicasets"),
+    Kind::new("apps", "v1", "StatefulSet", "statefulsets"),
+    Kind::new("batch", "v1", "Job", "jobs"),
+];
+
 // === impl Kind ===
 
 impl Kind {

@@ -13,10 +13,10 @@ mod watch;
 
 pub use client::{ConnectError, connect};
 pub use event::{Note, Recorder, Severity};
-pub use kind::{KINDS, Kind};
+pub use kind::{KINDS, Kind, WORKLOAD_KINDS};
 pub use lease::{Candidate, campaign};
 pub use object::{apply, create_or_read, merge, read};
-pub use review::{Reviewed, review_token};
+pub use review::{AccessReview, Reviewed, review_access, review_token};
 pub use status::{Draft, StatusError, conditions_of, merge_conditions, write_status};
 pub use watch::{Change, Event, State, watch};
 

@@ -1,6 +1,9 @@
-//! TokenReview: whose ServiceAccount token is this?
+//! Reviews: whose ServiceAccount token is this, and what may somebody do?
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -44,4 +47,50 @@ fn bound_pod(status: TokenReviewStatus, audience: &str) -> Option<Reviewed> {
     let mut extra = user.extra.unwrap_or_default();
     let mut of_pod = |name: &str| extra.remove(&format!("authentication.kubernetes.io/{name}"))?.pop();
     Some(Reviewed { namespace, service_account, pod_name: of_pod("pod-name")?, pod_uid: of_pod("pod-uid")? })
+}
+
+/// What somebody wants to do with a resource. Fields that do not apply are empty.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AccessReview {
+    pub user: String,
+    pub groups: Vec<String>,
+    /// What the API server's authentication said beside it.
+    pub extra: BTreeMap<String, Vec<String>>,
+    pub group: String,
+    pub version: String,
+    pub verb: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Asks the API server whether somebody may do something (SubjectAccessReview).
+///
+/// # Errors
+///
+/// The API server cannot be asked, or does not let us: then nobody is known to be allowed.
+pub async fn review_access(client: &Client, review: AccessReview) -> kube::Result<bool> {
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    let resource = ResourceAttributes {
+        group: some(review.group),
+        version: some(review.version),
+        verb: some(review.verb),
+        resource: some(review.resource),
+        subresource: some(review.subresource),
+        namespace: some(review.namespace),
+        name: some(review.name),
+        ..ResourceAttributes::default()
+    };
+    let spec = SubjectAccessReviewSpec {
+        user: some(review.user),
+        groups: Some(review.groups),
+        extra: Some(review.extra),
+        resource_attributes: Some(resource),
+        ..SubjectAccessReviewSpec::default()
+    };
+    let api: Api<SubjectAccessReview> = Api::all(client.clone());
+    let asked = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+    let answered = api.create(&PostParams::default(), &asked).await?;
+    Ok(answered.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
 }

@@ -52,7 +52,10 @@ fn warnings(doubts: &[Invalid], problems: Vec<Problem>) -> Vec<String> {
     let doubts = doubts.iter().map(|doubt| (doubt.field.as_str(), doubt.to_string()));
     let problems = problems.iter().filter(|problem| problem.severity != Severity::Note).map(|problem| {
         let hint = problem.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
-        (&*problem.origin.field, format!("{}: {}{hint}", problem.origin.field, problem.message))
+        // What is about the resource as a whole names no field.
+        let field = &*problem.origin.field;
+        let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
+        (field, format!("{place}{}{hint}", problem.message))
     });
     let mut warnings: Vec<(&str, String)> = Vec::new();
     for (field, warning) in doubts.chain(problems) {

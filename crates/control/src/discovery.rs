@@ -13,9 +13,9 @@ use heddle_xds::{Backend, Caller, Refused, Signed};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
 
-use crate::edges::Edges;
 use crate::names::AUDIENCE;
 use crate::token::Tokens;
+use crate::traffic::Traffic;
 use crate::world::{Key, Ledger};
 
 /// The control plane as its proxies see it.
@@ -28,7 +28,7 @@ pub(crate) struct Discovery {
     configs: Mutex<Configs>,
     tokens: Mutex<Tokens>,
     reviews: Semaphore,
-    pub(crate) edges: Mutex<Edges>,
+    traffic: Traffic,
 }
 
 /// The configurations of the connected proxies.
@@ -46,7 +46,13 @@ const REVIEWS: usize = 32;
 // === impl Discovery ===
 
 impl Discovery {
-    pub(crate) fn new(client: Client, authority: Arc<Authority>, certificate_ttl: Duration, ledger: Ledger) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        authority: Arc<Authority>,
+        certificate_ttl: Duration,
+        ledger: Ledger,
+        traffic: Traffic,
+    ) -> Self {
         Self {
             client,
             authority,
@@ -55,7 +61,7 @@ impl Discovery {
             configs: Mutex::new(Configs::empty()),
             tokens: Mutex::default(),
             reviews: Semaphore::new(REVIEWS),
-            edges: Mutex::default(),
+            traffic,
         }
     }
 
@@ -122,7 +128,7 @@ impl Backend for Discovery {
     }
 
     fn report(&self, caller: &Caller, report: Report) {
-        lock(&self.edges).add(&caller.pod, report, Instant::now());
+        self.traffic.report(&caller.pod, report);
     }
 }
 
@@ -223,7 +229,7 @@ mod tests {
     /// Knows the pod `shop/web-1` with the uid `1`, which runs as `web`.
     fn discovery(reviewed: Value) -> Discovery {
         const PODS: Kind = Kind::new("", "v1", "Pod", "pods");
-        let mut world = World::new(&[PODS]);
+        let mut world = World::new(&[PODS], Traffic::new(Instant::now()));
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -232,7 +238,7 @@ mod tests {
         });
         world.apply(Event { kind: PODS, changes: vec![Change::Applied(pod)], state: State::Synced });
         let authority = Authority::create("cluster.local", SystemTime::now()).unwrap();
-        Discovery::new(client(reviewed), Arc::new(authority), Duration::from_secs(60), world.ledger)
+        Discovery::new(client(reviewed), Arc::new(authority), Duration::from_secs(60), world.ledger, world.traffic)
     }
 
     #[tokio::test]

@@ -1,8 +1,10 @@
 //! Who may ask the read API: the API server, which passes on the requests that it has authenticated and authorised.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use heddle_cluster::read;
 use heddle_identity::Store;
 use kube::Client;
@@ -25,6 +27,23 @@ pub(crate) struct FrontProxy {
     authority: String,
     /// The common names it may have; any when empty.
     names: Vec<String>,
+    /// The headers in which it says who asks.
+    headers: Headers,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Headers {
+    user: Vec<String>,
+    group: Vec<String>,
+    extra_prefix: Vec<String>,
+}
+
+/// Who asks, by the word of the API server.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -74,7 +93,16 @@ impl FrontProxy {
             "" => Vec::new(),
             list => serde_json::from_str(list).unwrap_or_else(|_| vec![String::new()]),
         };
-        Self { authority: text("requestheader-client-ca-file").to_owned(), names }
+        let list = |key: &str, default: &str| match serde_json::from_str::<Vec<String>>(text(key)) {
+            Ok(list) if !list.is_empty() => list,
+            _ => vec![default.to_owned()],
+        };
+        let headers = Headers {
+            user: list("requestheader-username-headers", "x-remote-user"),
+            group: list("requestheader-group-headers", "x-remote-group"),
+            extra_prefix: list("requestheader-extra-headers-prefix", "x-remote-extra-"),
+        };
+        Self { authority: text("requestheader-client-ca-file").to_owned(), names, headers }
     }
 
     fn roots(&self) -> anyhow::Result<Option<RootCertStore>> {
@@ -93,6 +121,42 @@ impl FrontProxy {
         !self.authority.is_empty()
             && (self.names.is_empty() || names.any(|name| self.names.iter().any(|allowed| allowed == name)))
     }
+
+    /// Who asks. Only for the request of one that is [admitted](Self::admits).
+    pub(crate) fn user(&self, headers: &HeaderMap) -> Option<User> {
+        let values = |name: &String| headers.get_all(name.as_str()).iter().filter_map(|value| value.to_str().ok());
+        let name = self.headers.user.iter().flat_map(values).find(|name| !name.is_empty())?.to_owned();
+        let groups = self.headers.group.iter().flat_map(values).map(str::to_owned).collect();
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (header, value) in headers {
+            let prefixes = self.headers.extra_prefix.iter().map(|prefix| prefix.to_ascii_lowercase());
+            let key = prefixes.into_iter().find_map(|prefix| header.as_str().strip_prefix(&prefix).map(unescape));
+            if let (Some(key), Ok(value)) = (key, value.to_str()) {
+                extra.entry(key).or_default().push(value.to_owned());
+            }
+        }
+        Some(User { name, groups, extra })
+    }
+}
+
+/// A key of extra information: what a header's name cannot hold is percent-encoded in it.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, escaped) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -125,6 +189,24 @@ mod tests {
     fn no_list_admits_any_name_of_the_authority() {
         assert!(front_proxy("[]").admits(&certificate("anyone")));
         assert!(front_proxy("").admits(&certificate("anyone")));
+    }
+
+    #[test]
+    fn the_user_is_whom_the_headers_name() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-remote-user", "system:serviceaccount:shop:reader"),
+            ("x-remote-group", "system:authenticated"),
+            ("x-remote-group", "readers"),
+            ("x-remote-extra-authentication.kubernetes.io%2fpod-name", "web-1"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let user = front_proxy("").user(&headers).unwrap();
+        assert_eq!(user.name, "system:serviceaccount:shop:reader");
+        assert_eq!(user.groups, ["system:authenticated", "readers"]);
+        assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web-1"]);
+        assert_eq!(front_proxy("").user(&HeaderMap::new()), None);
     }
 
     #[test]

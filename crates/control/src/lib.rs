@@ -11,23 +11,26 @@
 
 mod admission;
 mod authority;
+mod authorization;
 mod conversion;
 mod discovery;
-mod edges;
 mod front_proxy;
 mod health;
 mod https;
 mod manifests;
+mod metrics_api;
 mod names;
 mod plane;
 mod programmed;
 mod read_api;
 mod registration;
 mod run;
+mod targets;
 mod token;
+mod traffic;
 pub mod view;
 mod world;
 mod writeback;
 
 pub use manifests::manifests;
-pub use run::{Args, HEALTH_PORT, Listeners, WEBHOOK_PORT, XDS_PORT, run, serve};
+pub use run::{Args, HEALTH_PORT, Listeners, WEBHOOK_PORT, XDS_PORT, duration, run, serve};

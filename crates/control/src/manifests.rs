@@ -22,10 +22,14 @@ fn rights() -> Vec<Value> {
     let cluster = json!([
         rule(&[""], &["namespaces", "pods", "services"], &READ),
         rule(&["discovery.k8s.io"], &["endpointslices"], &READ),
+        rule(&[""], &["nodes", "replicationcontrollers"], &READ),
+        rule(&["apps"], &["daemonsets", "deployments", "replicasets", "statefulsets"], &READ),
+        rule(&["batch"], &["jobs"], &READ),
         rule(&of_smi, &["*"], &READ),
         rule(&of_smi, &STATUS, &["patch", "update"]),
         rule(&["events.k8s.io"], &["events"], &["create", "patch"]),
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+        rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
         rule(&["admissionregistration.k8s.io"], &["validatingwebhookconfigurations"], &REGISTER),
         rule(&["apiregistration.k8s.io"], &["apiservices"], &REGISTER),
         rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], &["get", "list", "watch", "patch"]),
@@ -39,9 +43,11 @@ fn rights() -> Vec<Value> {
     let viewer = json!([
         rule(&of_smi[..3], &["*"], &READ),
         rule(&["heddle.dev"], &["*"], &READ),
-        rule(&[view::GROUP], &["*"], &["get", "list"]),
+        rule(&[view::GROUP, heddle_smi::metrics::GROUP], &["*"], &["get", "list"]),
     ]);
-    let viewer_labels = json!({ "rbac.authorization.k8s.io/aggregate-to-view": "true" });
+    // Who may edit a namespace shapes its traffic; who may talk to whom is for those who administer it (A30).
+    let editor = json!([rule(&["split.smi-spec.io"], &["trafficsplits"], &WRITE)]);
+    let administrator = json!([rule(&["access.smi-spec.io", "specs.smi-spec.io"], &["*"], &WRITE)]);
     vec![
         rbac("ClusterRole", json!({ "name": NAME }), json!({ "rules": cluster })),
         rbac("ClusterRoleBinding", json!({ "name": NAME }), binding("ClusterRole", NAME)),
@@ -52,11 +58,14 @@ fn rights() -> Vec<Value> {
             json!({ "namespace": "kube-system", "name": NAME }),
             binding("Role", "extension-apiserver-authentication-reader"),
         ),
-        rbac("ClusterRole", json!({ "name": "heddle-view", "labels": viewer_labels }), json!({ "rules": viewer })),
+        aggregated("view", viewer),
+        aggregated("edit", editor),
+        aggregated("admin", administrator),
     ]
 }
 
 const READ: [&str; 3] = ["get", "list", "watch"];
+const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 const REGISTER: [&str; 5] = ["get", "list", "watch", "create", "patch"];
 const STATUS: [&str; 7] = [
     "traffictargets/status",
@@ -75,6 +84,16 @@ fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
 fn named(mut rule: Value, name: &str) -> Value {
     rule["resourceNames"] = json!([name]);
     rule
+}
+
+/// A ClusterRole whose rules are part of Kubernetes' own role of this name.
+fn aggregated(role: &str, rules: Value) -> Value {
+    let label = format!("rbac.authorization.k8s.io/aggregate-to-{role}");
+    rbac(
+        "ClusterRole",
+        json!({ "name": format!("heddle-{role}"), "labels": { label: "true" } }),
+        json!({ "rules": rules }),
+    )
 }
 
 fn binding(kind: &str, role: &str) -> Value {
@@ -105,6 +124,7 @@ fn service() -> Value {
             "ports": [
                 { "name": "webhook", "port": SERVICE_PORT, "targetPort": WEBHOOK_PORT },
                 { "name": "grpc-xds", "port": XDS_PORT, "targetPort": XDS_PORT },
+                { "name": "http-health", "port": HEALTH_PORT, "targetPort": HEALTH_PORT },
             ],
         },
     })
@@ -126,6 +146,11 @@ fn deployment(executable: &str) -> Value {
         "readinessProbe": probe("/ready", 1),
         "livenessProbe": probe("/live", 10),
     });
+    let scraped = json!({
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": HEALTH_PORT.to_string(),
+        "prometheus.io/path": "/metrics",
+    });
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -136,7 +161,7 @@ fn deployment(executable: &str) -> Value {
             "strategy": { "type": "Recreate" },
             "selector": { "matchLabels": { "app": NAME } },
             "template": {
-                "metadata": { "labels": { "app": NAME } },
+                "metadata": { "labels": { "app": NAME }, "annotations": scraped },
                 "spec": {
                     "serviceAccountName": NAME,
                     "hostNetwork": true,
@@ -150,6 +175,18 @@ fn deployment(executable: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `UPDATE=1 cargo test -p heddle-control --lib` writes the file anew.
+    #[test]
+    fn the_file_in_deploy_is_current() {
+        let documents = manifests("/heddle").into_iter().map(|object| serde_saphyr::to_string(&object).unwrap());
+        let text = documents.collect::<Vec<_>>().join("---\n");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/control-plane.yaml");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(file, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(file).unwrap_or_default(), text, "{file}: run with UPDATE=1");
+    }
 
     #[test]
     fn secrets_can_be_read_by_name_alone() {

@@ -1,7 +1,8 @@
 //! Serves the read API's documents, and the webhooks beside it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
 use axum::http::StatusCode;
@@ -10,20 +11,24 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use heddle_compile::{Problem, compile};
-use heddle_policy::{Origin, PodName};
+use heddle_metrics::{Attributes, Loss, LossCause};
+use heddle_policy::{Origin, PodName, Service};
 use heddle_xds::Proxies;
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use crate::discovery::{Discovery, lock};
-use crate::front_proxy::FrontProxy;
+use crate::authorization::{Access, Authorizer};
+use crate::discovery::Discovery;
+use crate::front_proxy::{FrontProxy, User};
 use crate::https::ClientCertificate;
 use crate::plane::Snapshot;
 use crate::programmed::rejection;
+use crate::traffic::Traffic;
 use crate::view::{self, API_VERSION, GROUP, List, MeshStatus, Metadata, STATUS_NAME, VERSION};
 use crate::world::{Key, Resources};
-use crate::{admission, conversion};
+use crate::{admission, conversion, metrics_api};
 
 /// What the handlers read.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub(crate) struct Sources {
     pub(crate) resources: Resources,
     pub(crate) proxies: watch::Receiver<Proxies>,
     pub(crate) discovery: Arc<Discovery>,
+    pub(crate) traffic: Traffic,
+    pub(crate) authorizer: Authorizer,
     pub(crate) front_proxy: watch::Receiver<FrontProxy>,
 }
 
@@ -57,26 +64,54 @@ pub(crate) fn router(sources: Sources) -> Router {
         .route(&version, get(async || Json(api_resources())))
         .route(&format!("{version}/proxies"), get(list_proxies))
         .route(&format!("{version}/proxies/{{name}}"), get(get_proxy))
-        .route(&format!("{version}/edges"), get(list_edges))
+        .route(&format!("{version}/destinations"), get(list_destinations))
+        .route(&format!("{version}/destinations/{{name}}"), get(get_destination))
         .route(&format!("{version}/status"), get(list_statuses))
         .route(&format!("{version}/status/{{name}}"), get(get_status))
-        .layer(middleware::from_fn_with_state(sources.front_proxy.clone(), authenticate))
-        .with_state(sources);
+        .layer(middleware::from_fn_with_state(sources.authorizer.clone(), authorize))
+        .with_state(sources.clone());
+    let metrics = metrics_api::Sources { traffic: sources.traffic, authorizer: sources.authorizer };
+    let read = read
+        .merge(metrics_api::router(metrics))
+        .layer(middleware::from_fn_with_state(sources.front_proxy, authenticate));
     Router::new().route("/validate", validate).route("/convert", convert).merge(read).fallback(async || not_found(""))
 }
 
-/// Lets in only the API server, which has authenticated and authorised the request that it passes on.
+/// Lets in only the API server, and notes in whose name it asks.
 async fn authenticate(
     State(front_proxy): State<watch::Receiver<FrontProxy>>,
     Extension(certificate): Extension<ClientCertificate>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let front_proxy = front_proxy.borrow().clone();
+    match front_proxy.user(request.headers()).filter(|_| front_proxy.admits(&certificate)) {
+        Some(user) => {
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
+        None => status(StatusCode::UNAUTHORIZED, "Unauthorized", "ask through the Kubernetes API server".to_owned()),
+    }
+}
+
+/// Lets pass what Kubernetes says the user may read. Discovery is for everybody.
+async fn authorize(
+    State(authorizer): State<Authorizer>,
+    Extension(user): Extension<User>,
     request: Request,
     next: Next,
 ) -> Response {
-    let admitted = front_proxy.borrow().admits(&certificate);
-    if admitted {
-        return next.run(request).await;
+    let mut segments = request.uri().path().split('/').skip(4).filter(|segment| !segment.is_empty()).map(str::to_owned);
+    if let Some(resource) = segments.next() {
+        let name = segments.next().unwrap_or_default();
+        let verb = if name.is_empty() { "list" } else { "get" };
+        let (version, namespace) = (VERSION.to_owned(), String::new());
+        let attributes = Attributes { version, verb, resource, subresource: "", namespace, name };
+        if let Err(refusal) = authorizer.check(&user, Access { group: GROUP, attributes }).await {
+            return metrics_api::refused(&refusal);
+        }
     }
-    status(StatusCode::UNAUTHORIZED, "Unauthorized", "ask through the Kubernetes API server".to_owned())
+    next.run(request).await
 }
 
 // === webhooks ===
@@ -125,8 +160,12 @@ async fn get_proxy(State(sources): State<Sources>, Path(name): Path<String>) -> 
     one(sources.proxies().into_iter().find(|proxy| proxy.metadata.name == name), &name)
 }
 
-async fn list_edges(State(sources): State<Sources>) -> Response {
-    Json(List::new("Edge", sources.revision(), sources.edges())).into_response()
+async fn list_destinations(State(sources): State<Sources>) -> Response {
+    Json(List::new("Destination", sources.revision(), sources.destinations())).into_response()
+}
+
+async fn get_destination(State(sources): State<Sources>, Path(name): Path<String>) -> Response {
+    one(sources.destinations().into_iter().find(|destination| destination.metadata.name == name), &name)
 }
 
 async fn list_statuses(State(sources): State<Sources>) -> Response {
@@ -161,24 +200,9 @@ impl Sources {
         connected.chain(missing).collect()
     }
 
-    fn edges(&self) -> Vec<view::Edge> {
+    fn destinations(&self) -> Vec<view::Destination> {
         let compiled = self.snapshots.borrow().compiled.clone();
-        let mesh = &compiled.mesh;
-        let workload = |pod: &PodName| mesh.proxy_config(pod)?.settings?.workload.clone();
-        let edges = lock(&self.discovery.edges);
-        let documents = edges.windows(Instant::now()).into_iter().zip(0..).map(|((edge, window), number)| {
-            let side = format!("{:?}", edge.side).to_lowercase();
-            view::Edge {
-                api_version: API_VERSION.to_owned(),
-                kind: "Edge".to_owned(),
-                metadata: Metadata { name: format!("{side}.{number}.{}.{}", edge.pod.name, edge.pod.namespace) },
-                edge: edge.clone(),
-                workload: workload(&edge.pod),
-                peer_workload: edge.peer_pod.as_ref().and_then(workload),
-                window,
-            }
-        });
-        documents.collect()
+        compiled.mesh.services().values().map(|service| destination_of(service)).collect()
     }
 
     fn status(&self) -> MeshStatus {
@@ -205,6 +229,7 @@ impl Sources {
             },
             problems: compiled.problems.iter().map(problem).collect(),
             unreadable,
+            lost: self.traffic.losses().into_iter().map(loss).collect(),
         }
     }
 }
@@ -223,6 +248,27 @@ fn proxy_of(mesh: &heddle_compile::Mesh, pod: &PodName) -> view::Proxy {
         current: false,
         rejected: None,
     }
+}
+
+fn destination_of(service: &Service) -> view::Destination {
+    let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+    let endpoints: BTreeSet<&PodName> = endpoints.map(|endpoint| &endpoint.pod).collect();
+    view::Destination {
+        api_version: API_VERSION.to_owned(),
+        kind: "Destination".to_owned(),
+        metadata: Metadata { name: format!("{}.{}", service.name.name, service.name.namespace) },
+        service: service.name.clone(),
+        endpoints: endpoints.into_iter().cloned().collect(),
+    }
+}
+
+fn loss(Loss { pod, gap, cause }: Loss) -> view::Loss {
+    let time = |millis: u64| Timestamp::from_millisecond(millis as i64).unwrap_or_default();
+    let cause = match cause {
+        LossCause::Killed => view::LossCause::ProxyKilled,
+        LossCause::Unheard => view::LossCause::NotReported,
+    };
+    view::Loss { pod, from: time(gap.from), until: time(gap.until), cause }
 }
 
 fn problem(problem: &Problem) -> view::Problem {
@@ -278,7 +324,7 @@ fn api_resources() -> Value {
         "groupVersion": API_VERSION,
         "resources": [
             resource("proxies", "proxy", "Proxy"),
-            resource("edges", "edge", "Edge"),
+            resource("destinations", "destination", "Destination"),
             resource("status", "status", "MeshStatus"),
         ],
     })

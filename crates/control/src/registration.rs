@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use heddle_cluster::{Kind, apply, merge, read, watch};
+use heddle_smi::metrics;
 use k8s_openapi::ByteString;
 use kube::Client;
 use serde_json::{Value, json};
@@ -90,20 +91,29 @@ fn registrations(bundle: &str) -> Vec<(Kind, Value)> {
         "metadata": { "namespace": NAMESPACE, "name": TRUST_BUNDLE },
         "data": { "ca.crt": bundle },
     });
-    let api_service = json!({
-        "apiVersion": "apiregistration.k8s.io/v1",
-        "kind": "APIService",
-        "metadata": { "name": format!("{}.{}", view::VERSION, view::GROUP) },
+    let mut all = vec![(CONFIG_MAPS, trust_bundle), (WEBHOOKS, validation(bundle))];
+    all.push((API_SERVICES, api_service(view::GROUP, view::VERSION, 100, bundle)));
+    for (version, priority) in metrics::VERSIONS.into_iter().zip([100, 110]) {
+        all.push((API_SERVICES, api_service(metrics::GROUP, version, priority, bundle)));
+    }
+    all
+}
+
+/// A version with the higher `priority` is the one that is preferred.
+fn api_service(group: &str, version: &str, priority: u32, bundle: &str) -> Value {
+    json!({
+        "apiVersion": API_SERVICES.api_version(),
+        "kind": API_SERVICES.kind,
+        "metadata": { "name": format!("{version}.{group}") },
         "spec": {
-            "group": view::GROUP,
-            "version": view::VERSION,
+            "group": group,
+            "version": version,
             "groupPriorityMinimum": 100,
-            "versionPriority": 100,
+            "versionPriority": priority,
             "service": { "namespace": NAMESPACE, "name": SERVICE, "port": SERVICE_PORT },
             "caBundle": ByteString(bundle.as_bytes().to_vec()),
         },
-    });
-    vec![(CONFIG_MAPS, trust_bundle), (WEBHOOKS, validation(bundle)), (API_SERVICES, api_service)]
+    })
 }
 
 /// Validation of the SMI kinds in every version. When the control plane is away, the rules in the

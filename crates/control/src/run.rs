@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use heddle_cluster::{Candidate, KINDS, Recorder, campaign, connect, watch as watch_cluster};
@@ -16,10 +16,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{Instrument, info, info_span, warn};
 
+use crate::authorization::Authorizer;
 use crate::discovery::Discovery;
 use crate::front_proxy::FrontProxy;
 use crate::names::{NAME, NAMESPACE};
 use crate::plane::Snapshot;
+use crate::traffic::Traffic;
 use crate::world::{Ledger, Resources, World};
 use crate::writeback::Writer;
 use crate::{authority, front_proxy, health, https, plane, read_api, registration};
@@ -108,6 +110,7 @@ struct Plane {
     ledger: Ledger,
     proxies: watch::Receiver<Proxies>,
     discovery: Arc<Discovery>,
+    traffic: Traffic,
 }
 
 /// Starts everything, in order: health, root, reading and proxies, the API server's ends, writing back.
@@ -115,7 +118,10 @@ async fn start(args: Args, listeners: Listeners, client: Client, tasks: &mut Tas
     let Listeners { xds, webhook, health } = listeners;
     let (publish, snapshots) = watch::channel(Snapshot::empty());
     let (serving, proxies) = watch::channel(None);
-    let sources = health::Sources { snapshots: snapshots.clone(), proxies };
+    let traffic = Traffic::new(Instant::now());
+    let world = World::new(&KINDS, traffic.clone());
+    let targets = world.targets.clone();
+    let sources = health::Sources { snapshots: snapshots.clone(), targets, traffic: traffic.clone(), proxies };
     tasks.spawn(health::serve(health, sources).instrument(info_span!("health")));
 
     let authority = Arc::new(root(&client).await);
@@ -123,9 +129,10 @@ async fn start(args: Args, listeners: Listeners, client: Client, tasks: &mut Tas
     authority::certify(&authority, &store, args.cert_ttl)?;
     spawn(tasks, "certificate", authority::keep_certified(authority.clone(), store.clone(), args.cert_ttl));
 
-    let world = World::new(&KINDS);
+    spawn(tasks, "traffic", traffic.clone().follow(client.clone()));
     let (resources, ledger) = (world.resources.clone(), world.ledger.clone());
-    let discovery = Arc::new(Discovery::new(client.clone(), authority.clone(), args.cert_ttl, ledger.clone()));
+    let discovery = Discovery::new(client.clone(), authority.clone(), args.cert_ttl, ledger.clone(), traffic.clone());
+    let discovery = Arc::new(discovery);
     let events = watch_cluster(&client, &KINDS);
     tasks.spawn(plane::run(events, world, discovery.clone(), publish).instrument(info_span!("plane")));
 
@@ -136,7 +143,7 @@ async fn start(args: Args, listeners: Listeners, client: Client, tasks: &mut Tas
     let serve_proxies = async move { Ok(server.serve(xds, &own, std::future::pending()).await?) };
     tasks.spawn(serve_proxies.instrument(info_span!("xds")));
 
-    let plane = Plane { snapshots, resources, ledger, proxies, discovery };
+    let plane = Plane { snapshots, resources, ledger, proxies, discovery, traffic };
     start_api(webhook, &client, store, &plane, tasks)?;
     spawn(tasks, "registration", registration::keep_registered(client.clone(), authority.bundle().to_pem()));
     start_writing(client, args.name, plane, tasks);
@@ -159,6 +166,8 @@ fn start_api(
         resources: plane.resources.clone(),
         proxies: plane.proxies.clone(),
         discovery: plane.discovery.clone(),
+        traffic: plane.traffic.clone(),
+        authorizer: Authorizer::new(client.clone()),
         front_proxy,
     });
     spawn(tasks, "https", https::serve(listener, config, router));
@@ -216,9 +225,9 @@ impl Listeners {
     }
 }
 
-/// Such as `24h`, `90m` or `1h 30m`: more than none.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|error| format!("{error}; write it like `24h` or `90m`"))?;
+/// Reads a duration such as `24h`, `90s` or `1h 30m`: more than none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration: SignedDuration = text.parse().map_err(|error| format!("{error}; write it like `24h` or `90s`"))?;
     match Duration::try_from(duration) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("it must be more than none".to_owned()),

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use heddle_policy::telemetry::{Counts, Edge as EdgeKey, Histogram};
-use heddle_policy::{Mode, Origin, PodName, Reason, SpiffeId};
+use heddle_policy::{Mode, Origin, PodName, ServiceName, SpiffeId};
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub const GROUP: &str = "view.heddle.dev";
@@ -65,39 +65,17 @@ pub struct Proxy {
     pub rejected: Option<String>,
 }
 
-/// `GET edges`: the traffic of one peer with one pod, seen from one side, within the last window.
+/// `GET destinations`: a Service as clients' proxies are told of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Edge {
+pub struct Destination {
     pub api_version: String,
     pub kind: String,
-    /// Named `<side>.<number>.<pod>.<namespace>`; the number may differ from one answer to the next.
+    /// Named `<service>.<namespace>`.
     pub metadata: Metadata,
-    pub edge: EdgeKey,
-    /// What owns the pod that counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<Arc<str>>,
-    /// What owns the peer's pod, when that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer_workload: Option<Arc<str>>,
-    pub window: Window,
-}
-
-/// What happened within a time. A rate is a count divided by `seconds`.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Window {
-    /// The length of the window, at most 10; 0 when an edge has been seen only once yet.
-    pub seconds: f64,
-    pub requests: Counts,
-    pub connections: Counts,
-    /// Let pass against policy, by a mode that is not `enforce`.
-    pub would_deny: u64,
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-    /// Microseconds; can be merged with that of other edges.
-    pub latency: Histogram,
-    pub reasons: Vec<(Reason, u64)>,
+    pub service: ServiceName,
+    /// The pods that its traffic may go to, on any of its ports.
+    pub endpoints: Vec<PodName>,
 }
 
 /// `GET status/mesh`: the mesh as a whole.
@@ -117,6 +95,9 @@ pub struct MeshStatus {
     pub problems: Vec<Problem>,
     /// What the control plane cannot read, and why; it goes on with what it knew.
     pub unreadable: Vec<Unreadable>,
+    /// Counts of the last ten minutes that are missing.
+    #[serde(default)]
+    pub lost: Vec<Loss>,
 }
 
 /// A mode, and what set it.
@@ -169,6 +150,24 @@ pub struct Unreadable {
     /// Such as `TrafficSplit`.
     pub kind: String,
     pub reason: String,
+}
+
+/// A time of which some counts of a pod are missing. What is missing is not known; it is never made up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Loss {
+    pub pod: PodName,
+    pub from: Timestamp,
+    pub until: Timestamp,
+    pub cause: LossCause,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LossCause {
+    /// The pod's proxy was killed.
+    ProxyKilled,
+    /// The pod ended, and this control plane did not hear its last report.
+    NotReported,
 }
 
 // === impl List ===

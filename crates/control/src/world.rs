@@ -9,14 +9,20 @@ use heddle_policy::{Mode, Origin, PodName};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
+use crate::targets::Targets;
+use crate::traffic::Traffic;
 use crate::view::{ModeStatus, Unreadable};
 
 /// Everything read, and how well.
 pub(crate) struct World {
     pub(crate) resources: Resources,
     pub(crate) modes: Modes,
+    /// Shared with the health end.
+    pub(crate) targets: Targets,
     /// Shared with those who write back.
     pub(crate) ledger: Ledger,
+    /// Shared with those who measure.
+    pub(crate) traffic: Traffic,
     states: BTreeMap<Kind, State>,
     /// The kinds whose first list is not there yet.
     awaited: BTreeSet<Kind>,
@@ -73,11 +79,13 @@ pub(crate) struct Changed {
 
 impl World {
     /// Of a cluster in which these kinds are to be read.
-    pub(crate) fn new(kinds: &[Kind]) -> Self {
+    pub(crate) fn new(kinds: &[Kind], traffic: Traffic) -> Self {
         Self {
             resources: Resources::default(),
             modes: Modes::default(),
+            targets: Targets::default(),
             ledger: Ledger::default(),
+            traffic,
             states: BTreeMap::new(),
             awaited: kinds.iter().copied().collect(),
         }
@@ -125,6 +133,8 @@ impl World {
     }
 
     fn insert(&mut self, kind: Kind, object: &Value) -> Changed {
+        self.targets.insert(object);
+        self.traffic.insert(object);
         let entry = Entry::of(kind, object);
         let before = self.ledger.insert(Key::of(object), entry.clone());
         let same = before.as_ref().is_some_and(|before| before.print.is_some() && before.print == entry.print);
@@ -138,7 +148,9 @@ impl World {
     }
 
     fn remove(&mut self, object: &Value) -> Changed {
+        self.traffic.remove(object);
         self.ledger.remove(&Key::of(object));
+        self.targets.remove(object);
         self.modes.remove(object);
         self.resources.write().remove(object);
         Changed { resources: true, notes: true }
@@ -298,6 +310,10 @@ mod tests {
     const SPLIT: Kind = Kind::new("split.smi-spec.io", "v1alpha4", "TrafficSplit", "trafficsplits");
     const NAMESPACE: Kind = Kind::new("", "v1", "Namespace", "namespaces");
 
+    fn world(kinds: &[Kind]) -> World {
+        World::new(kinds, Traffic::new(std::time::Instant::now()))
+    }
+
     fn split(generation: i64, version: &str, status: Value) -> Value {
         json!({
             "apiVersion": "split.smi-spec.io/v1alpha4",
@@ -316,7 +332,7 @@ mod tests {
 
     #[test]
     fn nothing_is_complete_before_every_first_list() {
-        let mut world = World::new(&[SPLIT, NAMESPACE]);
+        let mut world = world(&[SPLIT, NAMESPACE]);
         world.apply(Event { kind: NAMESPACE, changes: Vec::new(), state: State::Synced });
         assert!(!world.is_complete());
         let changed = world.apply(Event { kind: SPLIT, changes: Vec::new(), state: State::Missing });
@@ -325,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_cannot_be_read_holds_the_first_mesh_back() {
-        let mut world = World::new(&[SPLIT]);
+        let mut world = world(&[SPLIT]);
         world.apply(Event { kind: SPLIT, changes: Vec::new(), state: State::Failing("forbidden".into()) });
         assert!(!world.is_complete());
         assert_eq!(world.unreadable()[0].reason, "forbidden");
@@ -333,7 +349,7 @@ mod tests {
 
     #[test]
     fn status_is_never_an_input() {
-        let mut world = World::new(&[SPLIT]);
+        let mut world = world(&[SPLIT]);
         assert!(world.apply(applied(SPLIT, split(1, "10", Value::Null))).resources);
         let changed = world.apply(applied(SPLIT, split(1, "11", json!({ "conditions": [] }))));
         assert!(!changed.resources);
@@ -342,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_namespace_has_the_mode_of_its_label_and_else_that_of_the_mesh() {
-        let mut world = World::new(&[]);
+        let mut world = world(&[]);
         let label = |mode: &str| json!({ heddle_smi::MODE_LABEL: mode });
         let namespace = |name: &str, labels: Value| json!({ "kind": "Namespace", "metadata": { "name": name, "labels": labels, "resourceVersion": "7" } });
         world.apply(applied(NAMESPACE, namespace("own", label("permissive"))));

@@ -58,9 +58,16 @@ impl World {
         answer
     }
 
-    /// Asks with a certificate of this common name, or without one.
+    /// Asks with a certificate of this common name, or without one; in the name of an administrator.
     pub(crate) async fn get_as(&self, name: Option<&str>, path: &str) -> (u16, Value) {
-        self.request(name, &format!("GET {path} HTTP/1.1\r\n"), "").await
+        let user = "x-remote-user: admin\r\nx-remote-group: system:masters\r\n";
+        self.request(name, &format!("GET {path} HTTP/1.1\r\n{user}"), "").await
+    }
+
+    /// Asks as the API server does in the name of a user.
+    pub(crate) async fn get_for(&self, user: &str, path: &str) -> (u16, Value) {
+        let user = format!("x-remote-user: {user}\r\nx-remote-group: system:authenticated\r\n");
+        self.request(Some("front-proxy-client"), &format!("GET {path} HTTP/1.1\r\n{user}"), "").await
     }
 
     async fn request(&self, name: Option<&str>, head: &str, body: &str) -> (u16, Value) {

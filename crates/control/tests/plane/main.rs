@@ -123,6 +123,16 @@ async fn a_bad_resource_is_refused_with_its_field_and_a_doubtful_one_warned_of()
     assert_eq!(answer["response"]["allowed"], true);
     let warning = answer["response"]["warnings"][0].as_str().unwrap();
     assert!(warning.starts_with("spec.rules[0]"), "{warning}");
+
+    let route = json!({
+        "apiVersion": "specs.smi-spec.io/v1alpha4",
+        "kind": "UDPRoute",
+        "metadata": { "namespace": "shop", "name": "dns" },
+        "spec": { "matches": { "ports": [53] } },
+    });
+    let answer = world.post("/validate", &review(route)).await;
+    let warning = answer["response"]["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("the route is kept"), "{warning}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,6 +177,10 @@ async fn the_read_api_answers_the_api_server_and_nobody_else() {
     assert_eq!(world.get_as(None, &path("proxies")).await.0, 401);
     assert_eq!(world.get_as(Some("somebody"), &path("proxies")).await.0, 401);
 
+    let (status, document) = world.get_as(Some("front-proxy-client"), &path("destinations/web.shop")).await;
+    assert_eq!(status, 200);
+    let destination: view::Destination = serde_json::from_value(document).unwrap();
+    assert_eq!((destination.service.to_string(), destination.endpoints.len()), ("shop/web".to_owned(), 0));
     let (status, document) = world.get_as(Some("front-proxy-client"), &path("proxies/web.shop")).await;
     assert_eq!(status, 200, "{document}");
     let proxy: view::Proxy = serde_json::from_value(document).unwrap();
@@ -179,6 +193,110 @@ async fn the_read_api_answers_the_api_server_and_nobody_else() {
     assert_eq!((status.mode.mode, lenient.mode.mode), (Mode::Enforce, Mode::Audit));
     assert_eq!(&*lenient.mode.origin.as_ref().unwrap().field, "metadata.labels[heddle.dev/mode]");
     assert_eq!((status.proxies.expected, status.proxies.connected), (2, 1));
+}
+
+/// Lets a user do some things in the namespace `shop`.
+fn rights(user: &str, resources: &[&str], verbs: &[&str]) -> [Value; 2] {
+    let object = |kind: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": kind,
+            "metadata": { "namespace": "shop", "name": user },
+        })
+    };
+    let (mut role, mut binding) = (object("Role"), object("RoleBinding"));
+    role["rules"] = json!([{ "apiGroups": ["metrics.smi-spec.io"], "resources": resources, "verbs": verbs }]);
+    binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user });
+    binding["subjects"] = json!([{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }]);
+    [role, binding]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m10_kubernetes_decides_who_reads_metrics_and_edges_can_be_granted_alone() {
+    let mut world = shop().await;
+    let mut of_one_pod = rights("friend", &["pods/edges"], &["get"]);
+    of_one_pod[0]["rules"][0]["resourceNames"] = json!(["web"]);
+    let of_pods = [rights("drawer", &["pods/edges"], &["get"]), rights("reader", &["pods"], &["get", "list"])];
+    for object in of_pods.into_iter().flatten().chain(of_one_pod) {
+        world.create(object).await;
+    }
+    world.start().await;
+    let mut web = world.proxy("web").await;
+    web.until(|config| config.settings.is_some()).await;
+    let version = "/apis/metrics.smi-spec.io/v1alpha1";
+    for (user, path, status) in [
+        ("drawer", "/namespaces/shop/pods/web/edges", 200),
+        // Who may not read the edges of each may not read those of all.
+        ("drawer", "/namespaces/shop/pods/*/edges", 200),
+        ("drawer", "/pods/*/edges", 403),
+        ("drawer", "/namespaces/shop/deployments/*/edges", 403),
+        ("friend", "/namespaces/shop/pods/web/edges", 200),
+        ("friend", "/namespaces/shop/pods/buyer/edges", 403),
+        ("friend", "/namespaces/shop/pods/*/edges", 403),
+        ("reader", "/namespaces/shop/pods/*/edges", 403),
+        ("drawer", "/namespaces/shop/pods/web", 403),
+        ("drawer", "/namespaces/shop/pods", 403),
+        ("reader", "/namespaces/shop/pods/web/edges", 403),
+        ("reader", "/namespaces/shop/pods/web", 200),
+        ("reader", "/namespaces/shop/pods", 200),
+        ("reader", "/pods", 403),
+        ("reader", "/namespaces/shop/services/web", 403),
+        ("stranger", "/namespaces/shop/pods/web", 403),
+        // Discovery is for everybody whom the API server knows.
+        ("stranger", "", 200),
+    ] {
+        let (found, document) = world.get_for(user, &format!("{version}{path}")).await;
+        assert_eq!(found, status, "{user} {path}: {document}");
+    }
+    let (_, refused) = world.get_for("stranger", &format!("{version}/namespaces/shop/pods/web/edges")).await;
+    assert_eq!((&refused["kind"], &refused["reason"]), (&json!("Status"), &json!("Forbidden")));
+    let (status, _) = world.get_for("stranger", &format!("/apis/{}/proxies", view::API_VERSION)).await;
+    assert_eq!(status, 403);
+    let (status, _) = world.get_as(None, &format!("{version}/pods")).await;
+    assert_eq!(status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a30_editors_split_traffic_and_administrators_alone_grant_access() {
+    let world = shop().await;
+    for role in ["view", "edit", "admin"] {
+        let [_, mut binding] = rights(role, &[], &[]);
+        binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role });
+        world.create(binding).await;
+    }
+    for (user, verb, resource, expected) in [
+        ("view", "list", "traffictargets.access.smi-spec.io", true),
+        ("view", "update", "trafficsplits.split.smi-spec.io", false),
+        ("edit", "update", "trafficsplits.split.smi-spec.io", true),
+        ("edit", "create", "traffictargets.access.smi-spec.io", false),
+        // To widen the routes of a TrafficTarget is to grant access.
+        ("edit", "update", "httproutegroups.specs.smi-spec.io", false),
+        ("edit", "create", "identitybindings.access.smi-spec.io", false),
+        ("admin", "create", "traffictargets.access.smi-spec.io", true),
+        ("admin", "update", "httproutegroups.specs.smi-spec.io", true),
+        ("admin", "create", "identitybindings.access.smi-spec.io", true),
+        ("admin", "update", "meshconfigs.heddle.dev", false),
+    ] {
+        assert_eq!(world.may(user, verb, resource).await, expected, "{user} {verb} {resource}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m14_what_is_asked_for_wrongly_is_answered_with_a_status() {
+    let mut world = shop().await;
+    world.start().await;
+    let mut web = world.proxy("web").await;
+    web.until(|config| config.settings.is_some()).await;
+    for (path, code, reason) in [
+        ("/namespaces/shop/pods/web?t=soon", 400, "BadRequest"),
+        ("/namespaces/shop/pods/nobody", 404, "NotFound"),
+        ("/namespaces/shop/pods?watch=true", 405, "MethodNotAllowed"),
+        ("/gateways", 404, "NotFound"),
+    ] {
+        let path = format!("/apis/metrics.smi-spec.io/v1alpha2{path}");
+        let (status, document) = world.get_as(Some("front-proxy-client"), &path).await;
+        assert_eq!((status, document["reason"].as_str()), (code, Some(reason)), "{path}: {document}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use futures::StreamExt;
+use heddle_api::User;
 use heddle_control::{Args, Listeners};
 use heddle_identity::Store;
-use heddle_local::api::{self, User};
 use heddle_policy::{Peer, ProxyConfig};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
 use kube::runtime::watcher;
@@ -65,7 +66,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 impl World {
     /// An API server with the SMI kinds and what a control plane needs.
     pub(crate) async fn new() -> Self {
-        let api = api::Api::open(api::Config::default()).await.unwrap();
+        let api = heddle_api::Api::open(heddle_api::Config::default()).await.unwrap();
         let world = Self {
             client: api.client(),
             control_client: api.client_as(control_plane()),
@@ -145,6 +146,16 @@ impl World {
     pub(crate) async fn delete(&self, object: &Value) {
         let name = object["metadata"]["name"].as_str().unwrap();
         self.api(object).delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Whether RBAC lets a user do this in the namespace `shop`. A resource is named `<plural>.<group>`.
+    pub(crate) async fn may(&self, user: &str, verb: &str, resource: &str) -> bool {
+        let (resource, group) = resource.split_once('.').unwrap();
+        let attributes = json!({ "namespace": "shop", "verb": verb, "group": group, "resource": resource });
+        let review = json!({ "spec": { "user": user, "resourceAttributes": attributes } });
+        let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let answer = reviews.create(&PostParams::default(), &serde_json::from_value(review).unwrap()).await.unwrap();
+        answer.status.unwrap().allowed
     }
 
     /// Waits until the object with this name is as wanted.
