@@ -23,17 +23,10 @@ pub(crate) async fn apply(client: &Client, object: &Value) -> anyhow::Result<()>
             annotations[LAST_APPLIED] = object.to_string().into();
         }
     }
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(name(object), &params, &Patch::Apply(&applied)).await.map_err(|error| explain(error, object))?;
+    // A field that the API does not know is a mistake, not something to leave out.
+    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
+    api.patch(name(object), &params, &Patch::Apply(&applied)).await.with_context(|| describe(object))?;
     Ok(())
-}
-
-/// The API's own words, which name the field and the reason, after the object they are about.
-fn explain(error: kube::Error, object: &Value) -> anyhow::Error {
-    match error {
-        kube::Error::Api(status) => anyhow::anyhow!("{}: {}", describe(object), status.message),
-        error => anyhow::Error::new(error).context(describe(object)),
-    }
 }
 
 /// Deletes one object; that it is gone already is as good.

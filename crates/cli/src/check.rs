@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use heddle_api::{Mistake, MistakeKind, Types};
 use heddle_compile::{Problem, ResourceSet, Severity};
 use heddle_smi::manifest::{Document, Place, SyntaxError};
 use serde::Serialize;
 
-use crate::apply;
 use crate::manifests::{self, Manifest};
 use crate::output::{self, Format, count};
+use crate::{apply, fix};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -22,7 +23,11 @@ pub(crate) struct Args {
     /// Files, or directories of .yaml, .yml and .json files
     #[arg(required = true, value_name = "DIR")]
     paths: Vec<PathBuf>,
-    #[arg(short, long, value_enum, default_value_t)]
+    /// Correct in the files what can only have meant one thing
+    #[arg(long)]
+    fix: bool,
+    /// Text with excerpts, or JSON for programs
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
 }
 
@@ -50,11 +55,17 @@ pub(crate) struct Finding {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let manifests = manifests::load(&args.paths)?;
+    let mut manifests = manifests::load(&args.paths)?;
+    if args.fix {
+        fix::fix(&manifests)?.iter().for_each(|note| eprintln!("{note}"));
+        manifests = manifests::load(&args.paths)?;
+    }
     let findings = check(&manifests);
     match args.output {
         Format::Json => output::json(&findings)?,
-        Format::Text => print!("{}", report(&manifests, &findings)),
+        Format::Text => {
+            print!("{}", report(&manifests, &findings, output::is_colored(&std::io::stdout())));
+        }
     }
     Ok(if has_errors(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -67,6 +78,7 @@ pub(crate) fn has_errors(findings: &[Finding]) -> bool {
 pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
     let mut set = ResourceSet::default();
     let mut index = HashMap::new();
+    let types = types(manifests);
     let mut findings = Vec::new();
     for manifest in manifests {
         findings.extend(manifest.errors.iter().map(|error| Finding::syntax(&manifest.path, error)));
@@ -76,6 +88,11 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
                 continue;
             }
             set.insert(&document.value, manifest.place(document).into());
+            // The compiler says what is wrong with the kinds of the mesh.
+            if !heddle_smi::Kind::is_ours(&document.value) {
+                let mistakes = types.check(&document.value).into_iter();
+                findings.extend(mistakes.map(|mistake| Finding::mistake(manifest, document, mistake)));
+            }
             if let Some((first, earlier)) = index.insert(key(&document.value), (manifest, document)) {
                 let message =
                     format!("this object stands at {} too; here it replaces that one", Manifest::place(first, earlier));
@@ -88,10 +105,20 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
         let origin = &problem.origin;
         let key = (origin.kind.to_string(), origin.namespace.to_string(), origin.name.to_string());
         let (manifest, document) = index.get(&key)?;
-        Some(Finding::problem(manifest, document, problem))
+        // Of an object that cannot be read the schema says more.
+        let is_told = origin.field.is_empty() && !heddle_smi::Kind::is_ours(&document.value);
+        (!is_told).then(|| Finding::problem(manifest, document, problem))
     }));
     findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     findings
+}
+
+/// The types of Kubernetes, and those that the manifests define.
+fn types(manifests: &[Manifest]) -> Types {
+    let mut types = Types::default();
+    let objects = manifests.iter().flat_map(|manifest| &manifest.documents).map(|document| &document.value);
+    objects.filter(|object| object["kind"] == "CustomResourceDefinition").for_each(|object| types.add(object));
+    types
 }
 
 /// Kind, namespace and name.
@@ -116,11 +143,10 @@ fn unnamed(object: &serde_json::Value) -> Option<(&'static str, String)> {
 }
 
 /// The findings as people read them, and their number.
-pub(crate) fn report(manifests: &[Manifest], findings: &[Finding]) -> String {
+pub(crate) fn report(manifests: &[Manifest], findings: &[Finding], colored: bool) -> String {
     let texts: HashMap<String, &str> =
         manifests.iter().map(|manifest| (manifest.path.display().to_string(), manifest.text.as_str())).collect();
-    let renderer =
-        if std::io::IsTerminal::is_terminal(&std::io::stdout()) { Renderer::styled() } else { Renderer::plain() };
+    let renderer = if colored { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
     for finding in findings {
         let source = texts.get(&finding.file).copied().unwrap_or_default();
@@ -139,6 +165,24 @@ pub(crate) fn report(manifests: &[Manifest], findings: &[Finding]) -> String {
     text
 }
 
+/// What would have been right where a name is not known.
+fn hint(document: &Document, mistake: &Mistake) -> Option<String> {
+    let known: Vec<&str> = mistake.known.iter().map(String::as_str).collect();
+    let written = match mistake.kind {
+        MistakeKind::Invalid => return None,
+        MistakeKind::UnknownGroup => {
+            return Some("`heddle up` has it when its CustomResourceDefinition is among the manifests".to_owned());
+        }
+        MistakeKind::UnknownField => mistake.field.rsplit('.').next().unwrap_or_default(),
+        _ => document.value[&mistake.field].as_str().unwrap_or_default(),
+    };
+    match (heddle_smi::closest(written, &known), known.as_slice()) {
+        (Some(name), _) | (None, &[name]) => Some(format!("did you mean `{name}`?")),
+        (None, []) => None,
+        (None, known) => Some(format!("known here: {}", known.join(", "))),
+    }
+}
+
 // === impl Finding ===
 
 impl Finding {
@@ -151,6 +195,25 @@ impl Finding {
         Self {
             resource: Some(apply::describe(&document.value)),
             ..Self::new(severity, reason, &manifest.path, &document.start, message)
+        }
+    }
+
+    fn mistake(manifest: &Manifest, document: &Document, mistake: Mistake) -> Self {
+        let (severity, reason) = match mistake.kind {
+            MistakeKind::Invalid => ("error", "Invalid"),
+            MistakeKind::UnknownField => ("error", "UnknownField"),
+            MistakeKind::UnknownKind => ("error", "UnknownKind"),
+            MistakeKind::UnknownGroup => ("warning", "UnknownKind"),
+        };
+        let place = match mistake.kind {
+            MistakeKind::UnknownField => document.key_place(&mistake.field),
+            _ => document.place(&mistake.field),
+        };
+        Self {
+            resource: Some(apply::describe(&document.value)),
+            hint: hint(document, &mistake),
+            field: mistake.field,
+            ..Self::new(severity, reason, &manifest.path, place, mistake.message)
         }
     }
 
@@ -191,17 +254,16 @@ impl Finding {
             "warning" => Level::WARNING,
             _ => Level::NOTE,
         };
-        let what = match (&self.resource, self.field.is_empty()) {
-            (Some(resource), false) => format!("{resource}, {}", self.field),
-            (Some(resource), true) => resource.clone(),
-            (None, _) => String::new(),
-        };
         let mut annotation = AnnotationKind::Primary.span(self.bytes.clone());
-        if !what.is_empty() {
-            annotation = annotation.label(what);
+        if let Some(resource) = &self.resource {
+            annotation = annotation.label(resource);
         }
         let snippet = Snippet::source(source).path(&self.file).annotation(annotation);
-        let mut groups = vec![level.primary_title(&self.message).id(self.reason).element(snippet)];
+        let title = match self.field.as_str() {
+            "" => self.message.clone(),
+            field => format!("{field}: {}", self.message),
+        };
+        let mut groups = vec![level.primary_title(title).id(self.reason).element(snippet)];
         if let Some(hint) = &self.hint {
             groups.push(Group::with_title(Level::HELP.secondary_title(hint)));
         }

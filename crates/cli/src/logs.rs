@@ -21,13 +21,13 @@ pub(crate) struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines
-    #[arg(long)]
+    #[arg(long, value_name = "LINES")]
     tail: Option<i64>,
     /// What the container printed before its last restart
     #[arg(short, long)]
     previous: bool,
     /// Text, or one JSON object a line
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// A pod, or a workload such as deploy/NAME
     target: String,

@@ -3,7 +3,10 @@
 mod apply;
 mod check;
 mod down;
+mod effect;
 mod exec;
+mod fix;
+mod honour;
 mod live;
 mod logs;
 mod manifests;
@@ -29,10 +32,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
     /// What is logged: a level (error, warn, info, debug, trace) or directives such as `warn,heddle_proxy=debug`
-    #[arg(long, global = true, env = "HEDDLE_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "HEDDLE_LOG", value_name = "FILTER", help_heading = "Logging")]
     log: Option<String>,
     /// How it is logged
-    #[arg(long, global = true, env = "HEDDLE_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "HEDDLE_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Logging"
+    )]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -53,6 +64,8 @@ enum Command {
     Down(down::Args),
     /// Show the mesh: workloads, modes, proxies, problems
     Status(status::Args),
+    #[command(flatten)]
+    Traffic(heddle_traffic::Command),
     /// Run a command as a workload: on its network, with its identity
     Exec(exec::Args),
     /// Print the logs of a workload
@@ -80,7 +93,7 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", output::explain(&error));
             ExitCode::FAILURE
         }
     }
@@ -97,7 +110,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Control(args) => done(runtime()?.block_on(async { heddle_control::run(*args, stop_signal()?).await })),
         Command::Demo { program } => done(runtime()?.block_on(heddle_demo::run(program))),
         Command::Up(args) => runtime()?.block_on(up::run(args)),
-        Command::Status(args) => done(runtime()?.block_on(status::run(args))),
+        Command::Status(args) => runtime()?.block_on(status::run(args)),
+        Command::Traffic(command) => done(runtime()?.block_on(async {
+            let source = mesh::source(mesh::client().await?);
+            heddle_traffic::run(command, &source).await
+        })),
         Command::Exec(args) => runtime()?.block_on(exec::run(args)),
         Command::Logs(args) => done(runtime()?.block_on(logs::run(args))),
     }
@@ -131,7 +148,7 @@ fn start_logging(filter: Option<&str>, format: LogFormat, is_service: bool) {
     let filter = filter.unwrap_or(if is_service { "info,kube_client=off" } else { "warn,kube_client=off" });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(output::is_colored(&std::io::stderr()))
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).init(),

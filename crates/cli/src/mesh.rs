@@ -1,25 +1,64 @@
 //! The running mesh that a command talks to: a Kubernetes API, found as kubectl finds it.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use anyhow::{Context, bail};
+use heddle_traffic::Source;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
+use kube::config::InferConfigError;
 use kube::core::Selector;
 use kube::{Api, Client, Config, ResourceExt};
 
 /// A client for the API that `KUBECONFIG` names.
 pub(crate) async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer()
-        .await
-        .context("no Kubernetes API to talk to: set KUBECONFIG, as the line that `heddle up` prints does")?;
+    let config = Config::infer().await.map_err(|error| no_api(std::env::var_os("KUBECONFIG").as_deref(), &error))?;
     let server = config.cluster_url.to_string();
-    let client = Client::try_from(config)?;
-    client.apiserver_version().await.with_context(|| {
-        format!("the Kubernetes API at {server} does not answer; is the mesh up? KUBECONFIG names it")
+    let client = connect(config)?;
+    client.apiserver_version().await.map_err(|error| {
+        let error = anyhow::Error::new(error);
+        let why = error.root_cause();
+        anyhow::anyhow!(
+            "the Kubernetes API at {server}, which KUBECONFIG names, does not answer: {why}; is the mesh up?"
+        )
     })?;
     Ok(client)
+}
+
+/// A client that takes the first answer: kube's own would ask again for minutes while the control plane is away, and
+/// people would look at nothing for as long.
+pub(crate) fn connect(mut config: Config) -> anyhow::Result<Client> {
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// Why there is no API to talk to, in the words of somebody who has just typed `heddle status`.
+fn no_api(kubeconfig: Option<&OsStr>, error: &InferConfigError) -> anyhow::Error {
+    match kubeconfig {
+        None => anyhow::anyhow!(
+            "no Kubernetes API to talk to: KUBECONFIG is not set; run the line `export KUBECONFIG=...` that `heddle up` prints"
+        ),
+        Some(path) if !Path::new(path).exists() => anyhow::anyhow!(
+            "no Kubernetes API to talk to: KUBECONFIG names {}, which does not exist; is the mesh up?",
+            path.display()
+        ),
+        Some(path) => {
+            // The error also tells that this is no pod of a cluster, and goes on with an excerpt.
+            let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+            let why = why.lines().next().unwrap_or_default();
+            anyhow::anyhow!("no Kubernetes API to talk to: {} is no kubeconfig: {why}", path.display())
+        }
+    }
+}
+
+/// Its metrics.
+pub(crate) fn source(client: Client) -> Source {
+    let namespace = client.default_namespace().to_owned();
+    Source::new(client, namespace)
 }
 
 /// The pod that a target names: `NAME`, `pod/NAME`, or one of the pods of `deploy/NAME`, `sts/NAME`, `rs/NAME`,

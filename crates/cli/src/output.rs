@@ -1,8 +1,9 @@
-//! What commands print: aligned tables for people, JSON for programs.
+//! What commands print: text for people, JSON for programs.
 
-use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 use clap::ValueEnum;
+pub(crate) use heddle_traffic::text::table;
 
 /// How data is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -12,35 +13,45 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Columns padded to the widest cell, two spaces apart. Nothing when there are no rows.
-pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or_default()
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    let head = head.map(str::to_owned);
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
+/// Whether colors are for a terminal that somebody looks at, who did not set `NO_COLOR` (no-color.org).
+pub(crate) fn is_colored(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// A count and its noun: `1 problem`, `2 problems`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// An error as a reader wants it: each cause once, and what a Kubernetes API answered in its own words.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            said.push(status.message.clone());
+            break;
+        }
+        let text = cause.to_string();
+        // Many errors tell their cause in their own text.
+        if !said.last().is_some_and(|last| last.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let error = anyhow::anyhow!("refused").context("cannot connect: refused").context("no answer");
+        assert_eq!(explain(&error), "no answer: cannot connect: refused");
+    }
 }

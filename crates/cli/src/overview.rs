@@ -1,20 +1,20 @@
 //! What a running mesh looks like at one moment: read through the Kubernetes API, printed by `status` and the live view.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 
 use anyhow::Context;
 use heddle_control::view;
-use heddle_policy::telemetry::{Counts, Histogram, Side};
-use heddle_policy::{Mode, Reason};
+use heddle_policy::Mode;
+use heddle_traffic::text::{millis, percent, rate};
+use heddle_traffic::{Graph, Kind, Link, Source, SourceError, SplitRow};
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{DynamicObject, ListParams};
-use kube::core::GroupVersion;
-use kube::discovery::ApiResource;
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::mesh;
 use crate::output::{count, table};
 
 /// The namespaces that are the cluster's and the mesh's own.
@@ -25,11 +25,15 @@ const SYSTEM: [&str; 4] = ["heddle-system", "kube-node-lease", "kube-public", "k
 pub(crate) struct Overview {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) services: Vec<ServiceRow>,
-    pub(crate) splits: Vec<Split>,
-    pub(crate) edges: Vec<Edge>,
+    pub(crate) splits: Vec<SplitRow>,
+    /// Who talks to whom, as the servers saw it.
+    pub(crate) edges: Vec<Link>,
     /// Absent while the control plane does not answer.
     pub(crate) mesh: Option<view::MeshStatus>,
     pub(crate) proxies: Vec<view::Proxy>,
+    /// What could not be read, by its name here, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) unread: BTreeMap<&'static str, String>,
 }
 
 /// The pods of one owner.
@@ -56,94 +60,74 @@ pub(crate) struct ServiceRow {
     ports: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Split {
-    namespace: String,
-    name: String,
-    root: String,
-    backends: Vec<Backend>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Backend {
-    service: String,
-    weight: u64,
-    /// Of the requests of the last seconds; absent when there were none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    share: Option<f64>,
-}
-
-/// The traffic of one workload with another in the last seconds, as the server saw it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Edge {
-    from: String,
-    to: String,
-    requests_per_second: f64,
-    connections_per_second: f64,
-    /// Of all that were not denied; absent when there were none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    success: Option<f64>,
-    denied_per_second: f64,
-    would_deny_per_second: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p50_micros: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p99_micros: Option<u64>,
-    reasons: Vec<Reason>,
-}
-
-/// The sum of some edges.
-#[derive(Default)]
-struct Sum {
-    seconds: f64,
-    requests: Counts,
-    connections: Counts,
-    would_deny: u64,
-    latency: Histogram,
-    reasons: BTreeMap<Reason, u64>,
-}
+/// The time that the figures are of.
+const WINDOW: &str = "10s";
 
 // === reading ===
 
 impl Overview {
+    /// Fails when the API does not tell of workloads. What else cannot be read is noted in [`Self::unread`]: without the
+    /// control plane the rest is still worth seeing.
     pub(crate) async fn read(client: &Client) -> anyhow::Result<Self> {
         let pods: Api<Pod> = Api::all(client.clone());
         let services: Api<Service> = Api::all(client.clone());
         let everything = ListParams::default();
         let (pods, services) = tokio::try_join!(pods.list(&everything), services.list(&everything))
             .context("cannot list the workloads")?;
-        let splits = trafficsplits(client).await.unwrap_or_default();
-        let edges = view_list::<view::Edge>(client, "edges").await.unwrap_or_default();
-        let mesh = view_get(client, &format!("status/{}", view::STATUS_NAME)).await.ok();
-        let mut proxies = view_list::<view::Proxy>(client, "proxies").await.unwrap_or_default();
+        let workloads: Vec<Workload> = workloads(&pods.items).into_iter().filter(Workload::is_of_user).collect();
+        let (source, status) = (mesh::source(client.clone()), format!("status/{}", view::STATUS_NAME));
+        let (splits, edges, mesh, proxies) = tokio::join!(
+            heddle_traffic::splits(&source, None, WINDOW),
+            edges(&source, &workloads),
+            view_get(client, &status),
+            view_list::<view::Proxy>(client, "proxies"),
+        );
+        let mut unread = BTreeMap::new();
+        let splits = or_note("splits", splits.map_err(anyhow::Error::from), &mut unread);
+        let edges = or_note("edges", edges.map_err(anyhow::Error::from), &mut unread);
+        let mesh = or_note("mesh", mesh.map(Some), &mut unread);
+        let mut proxies = or_note("proxies", proxies, &mut unread);
         proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
         Ok(Self {
-            workloads: workloads(&pods.items),
+            workloads,
             services: services.items.iter().filter_map(service_row).collect(),
-            splits: splits.iter().map(|split| Split::of(split, &edges)).collect(),
-            edges: edge_rows(&edges),
+            splits,
+            edges,
             mesh,
             proxies,
+            unread,
         })
     }
-
-    /// The workloads that have a pod which is not ready.
-    pub(crate) fn unready(&self) -> impl Iterator<Item = &Workload> {
-        self.workloads.iter().filter(|workload| workload.ready < workload.pods)
-    }
 }
 
-async fn trafficsplits(client: &Client) -> anyhow::Result<Vec<DynamicObject>> {
-    let version: GroupVersion = "split.smi-spec.io/v1alpha4".parse()?;
-    let resource = ApiResource::from_gvk_with_plural(&version.with_kind("TrafficSplit"), "trafficsplits");
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    Ok(api.list(&ListParams::default()).await?.items)
+/// What was read, or nothing and a note of why.
+fn or_note<T: Default>(what: &'static str, read: anyhow::Result<T>, unread: &mut BTreeMap<&'static str, String>) -> T {
+    read.unwrap_or_else(|error| {
+        unread.insert(what, crate::output::explain(&error));
+        T::default()
+    })
 }
 
-async fn view_list<T: DeserializeOwned>(client: &Client, resource: &str) -> anyhow::Result<Vec<T>> {
+/// What each workload received. A question is of every resource of a kind.
+async fn edges(source: &Source, workloads: &[Workload]) -> Result<Vec<Link>, SourceError> {
+    // Others, such as a CronJob, are not measured, and their pods' owners are.
+    let kinds: BTreeSet<Kind> = workloads.iter().filter_map(|workload| workload.kind().parse().ok()).collect();
+    let parameters = format!("t={WINDOW}&direction=from");
+    let asked = kinds.into_iter().map(|kind| source.edges(kind, None, &parameters));
+    let mut edges = futures::future::try_join_all(asked).await?.concat();
+    let shown: HashSet<_> =
+        workloads.iter().map(|workload| (&*workload.namespace, workload.kind(), short(&workload.name))).collect();
+    // A Deployment's pods are pods too.
+    edges.retain(|edge| {
+        let resource = &edge.resource;
+        let fields = [&resource.namespace, &resource.kind, &resource.name];
+        let [namespace, kind, name] = fields.map(|field| field.as_deref().unwrap_or_default());
+        shown.contains(&(namespace, kind, name))
+    });
+    Ok(Graph::of(&edges, None).links)
+}
+
+pub(crate) async fn view_list<T: DeserializeOwned>(client: &Client, resource: &str) -> anyhow::Result<Vec<T>> {
     Ok(view_get::<view::List<T>>(client, resource).await?.items)
 }
 
@@ -152,12 +136,13 @@ async fn view_get<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::R
     Ok(client.request(request).await?)
 }
 
-fn workloads(pods: &[Pod]) -> Vec<Workload> {
+/// The workloads of all namespaces.
+pub(crate) fn workloads(pods: &[Pod]) -> Vec<Workload> {
     let mut found = BTreeMap::<(String, String), Workload>::new();
     for pod in pods {
         let namespace = pod.namespace().unwrap_or_default();
         let is_over = phase(pod) == "Succeeded" || pod.metadata.deletion_timestamp.is_some();
-        if SYSTEM.contains(&namespace.as_str()) || is_over {
+        if is_over {
             continue;
         }
         let name = owner(pod);
@@ -209,7 +194,9 @@ fn why_waiting(pod: &Pod) -> String {
             (state.reason.clone(), state.message.clone().or(Some(format!("exit code {}", state.exit_code))))
         });
         let (reason, message) = waiting.or(ended)?;
-        let parts: Vec<String> = reason.into_iter().chain(message.filter(|text| !text.is_empty())).collect();
+        // What a process wrote as its last word may end with a line's end.
+        let message = message.map(|text| text.trim_end().to_owned()).filter(|text| !text.is_empty());
+        let parts: Vec<String> = reason.into_iter().chain(message).collect();
         Some(format!("container {}: {}", container.name, parts.join(": ")))
     });
     let conditions = status.conditions.iter().flatten().filter(|condition| condition.status != "True");
@@ -236,60 +223,34 @@ fn service_row(service: &Service) -> Option<ServiceRow> {
     Some(ServiceRow { namespace, name, address: address.to_owned(), ports: ports.collect() })
 }
 
-impl Split {
-    fn of(split: &DynamicObject, edges: &[view::Edge]) -> Self {
-        let namespace = split.namespace().unwrap_or_default();
-        let root = split.data["spec"]["service"].as_str().unwrap_or_default().to_owned();
-        let root_name = root.split('.').next().unwrap_or_default().to_owned();
-        let backends = split.data["spec"]["backends"].as_array().cloned().unwrap_or_default();
-        let sent = |backend: Option<&str>| -> u64 {
-            let of_root = edges.iter().filter(|edge| {
-                edge.edge.side == Side::Client
-                    && edge
-                        .edge
-                        .service
-                        .as_ref()
-                        .is_some_and(|name| *name.namespace == namespace && *name.name == *root_name)
-            });
-            let to_backend = of_root.filter(|edge| match (&edge.edge.backend, backend) {
-                (Some(chosen), Some(wanted)) => *chosen.name == *wanted,
-                (Some(_), None) => true,
-                (None, _) => false,
-            });
-            to_backend.map(|edge| total(edge.window.requests) + total(edge.window.connections)).sum()
-        };
-        let all = sent(None);
-        let backends = backends.iter().map(|backend| {
-            let service = backend["service"].as_str().unwrap_or_default().to_owned();
-            let share = (all > 0).then(|| sent(Some(&service)) as f64 / all as f64);
-            Backend { weight: backend["weight"].as_u64().unwrap_or_default(), service, share }
-        });
-        Self { name: split.name_any(), root, backends: backends.collect(), namespace }
+impl Workload {
+    /// Such as `Deployment`.
+    fn kind(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready == self.pods
+    }
+
+    fn is_of_user(&self) -> bool {
+        !SYSTEM.contains(&self.namespace.as_str())
     }
 }
 
-fn edge_rows(edges: &[view::Edge]) -> Vec<Edge> {
-    let mut sums = BTreeMap::<(String, String), Sum>::new();
-    for edge in edges.iter().filter(|edge| edge.edge.side == Side::Server) {
-        let to =
-            format!("{}/{}", edge.edge.pod.namespace, short(edge.workload.as_deref().unwrap_or(&edge.edge.pod.name)));
-        sums.entry((peer(edge), to)).or_default().add(&edge.window);
-    }
-    sums.into_iter().map(|((from, to), sum)| sum.row(from, to)).collect()
-}
+/// The columns that the figures of traffic take, and those between two columns of a table.
+const FIGURES: usize = 48;
+const GAP: usize = 2;
 
-/// Who is at the other end, as well as it is known.
-fn peer(edge: &view::Edge) -> String {
-    let key = &edge.edge;
-    match (&key.peer_pod, &edge.peer_workload, &key.peer) {
-        (Some(pod), Some(workload), _) => format!("{}/{}", pod.namespace, short(workload)),
-        (Some(pod), None, _) => pod.to_string(),
-        (None, _, Some(identity)) => match identity.service_account() {
-            Some((namespace, name)) => format!("{namespace}/{name}"),
-            None => identity.to_string(),
-        },
-        (None, _, None) => "(plaintext)".to_owned(),
+/// An end of traffic in so much room: without its namespace, and where that is not enough, without its middle.
+fn shortened(end: &str, room: usize) -> String {
+    let name: Vec<char> = end.rsplit('/').next().unwrap_or_default().chars().collect();
+    if name.len() <= room {
+        return name.into_iter().collect();
     }
+    let tail = room / 2;
+    let head = room.saturating_sub(tail + 1);
+    name[..head].iter().chain(&['…']).chain(&name[name.len() - tail..]).collect()
 }
 
 /// `Deployment/bookstore-v1` without its kind.
@@ -297,58 +258,37 @@ fn short(workload: &str) -> &str {
     workload.split_once('/').map_or(workload, |(_, name)| name)
 }
 
-fn total(counts: Counts) -> u64 {
-    counts.success + counts.failure + counts.denied
-}
-
-impl Sum {
-    fn add(&mut self, window: &view::Window) {
-        self.seconds = self.seconds.max(window.seconds);
-        for (sum, more) in [(&mut self.requests, window.requests), (&mut self.connections, window.connections)] {
-            sum.success += more.success;
-            sum.failure += more.failure;
-            sum.denied += more.denied;
-        }
-        self.would_deny += window.would_deny;
-        self.latency.merge(&window.latency);
-        for (reason, count) in &window.reasons {
-            *self.reasons.entry(*reason).or_default() += count;
-        }
-    }
-
-    fn row(self, from: String, to: String) -> Edge {
-        let rate = |count: u64| if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 };
-        let success = self.requests.success + self.connections.success;
-        let served = success + self.requests.failure + self.connections.failure;
-        Edge {
-            requests_per_second: rate(total(self.requests)),
-            connections_per_second: rate(total(self.connections)),
-            success: (served > 0).then(|| success as f64 / served as f64),
-            denied_per_second: rate(self.requests.denied + self.connections.denied),
-            would_deny_per_second: rate(self.would_deny),
-            p50_micros: self.latency.quantile(0.5),
-            p99_micros: self.latency.quantile(0.99),
-            reasons: self.reasons.into_iter().filter(|(_, count)| *count > 0).map(|(reason, _)| reason).collect(),
-            from,
-            to,
-        }
-    }
-}
-
 // === printing ===
 
 impl Overview {
     /// The sections that have something to show, as people read them.
     pub(crate) fn text(&self) -> String {
+        self.sections(self.workloads_text(|_| true), usize::MAX)
+    }
+
+    /// The same for a window: where it is too low, ready workloads are counted, and where it is too narrow, the ends of
+    /// traffic have short names.
+    pub(crate) fn text_within(&self, columns: usize, rows: usize) -> String {
+        let text = self.sections(self.workloads_text(|_| true), columns);
+        if text.lines().count() <= rows {
+            return text;
+        }
+        let ready = self.workloads.iter().filter(|workload| workload.is_ready()).count();
+        let counted = format!("{ready} of {} ready\n", count(self.workloads.len(), "workload"));
+        self.sections(counted + &self.workloads_text(|workload| !workload.is_ready()), columns)
+    }
+
+    fn sections(&self, workloads: String, columns: usize) -> String {
         let sections =
-            [self.mesh_text(), self.workloads_text(), self.services_text(), self.splits_text(), self.edges_text()];
+            [self.mesh_text(), workloads, self.splits_text(), self.edges_text(columns), self.services_text()];
         let sections: Vec<String> = sections.into_iter().filter(|section| !section.is_empty()).collect();
         sections.join("\n")
     }
 
     fn mesh_text(&self) -> String {
         let Some(mesh) = &self.mesh else {
-            return "the control plane does not answer; proxies go on as they are\n".to_owned();
+            let why = self.unread.get("mesh").map(|why| format!(": {why}")).unwrap_or_default();
+            return format!("the control plane does not answer{why}\nproxies go on as they are\n");
         };
         let proxies = &mesh.proxies;
         let mut text = format!(
@@ -364,17 +304,26 @@ impl Overview {
         for proxy in self.proxies.iter().filter_map(|proxy| Some((&proxy.pod, proxy.rejected.as_ref()?))) {
             let _ = writeln!(text, "the proxy of {} refuses its configuration: {}", proxy.0, proxy.1);
         }
+        if let Some(why) = self.unread.get("proxies") {
+            let _ = writeln!(text, "what proxies acknowledged is not known: {why}");
+        }
+        for kind in &mesh.unreadable {
+            let _ = writeln!(text, "the control plane cannot read {}: {}", kind.kind, kind.reason);
+        }
+        for loss in &mesh.lost {
+            let _ = writeln!(text, "{}", lost(loss));
+        }
         for problem in mesh.problems.iter().filter(|problem| problem.severity != "note") {
             let _ = writeln!(text, "{}: {}: {}", problem.severity, problem.origin, problem.message);
         }
         text
     }
 
-    fn workloads_text(&self) -> String {
-        let rows = self.workloads.iter().map(|workload| {
+    fn workloads_text(&self, shown: impl Fn(&Workload) -> bool) -> String {
+        let rows = self.workloads.iter().filter(|workload| shown(workload)).map(|workload| {
             [
                 format!("{}/{}", workload.namespace, short(&workload.name)),
-                workload.name.split('/').next().unwrap_or_default().to_owned(),
+                workload.kind().to_owned(),
                 format!("{}/{}", workload.ready, workload.pods),
                 workload.restarts.to_string(),
                 workload.waiting.clone().unwrap_or_default(),
@@ -391,39 +340,62 @@ impl Overview {
     }
 
     fn splits_text(&self) -> String {
-        let rows = self.splits.iter().flat_map(|split| {
-            split.backends.iter().enumerate().map(move |(at, backend)| {
-                let first = |text: String| if at == 0 { text } else { String::new() };
-                [
-                    first(format!("{}/{}", split.namespace, split.name)),
-                    first(split.root.clone()),
-                    backend.service.clone(),
-                    backend.weight.to_string(),
-                    backend.share.map_or_else(|| "-".to_owned(), percent),
-                ]
-            })
+        if let Some(why) = self.unread.get("splits") {
+            return format!("SPLIT\ncannot be read: {why}\n");
+        }
+        let mut last = None;
+        let rows = self.splits.iter().map(|row| {
+            let split = (&row.namespace, &row.name);
+            let is_first = last.replace(split) != Some(split);
+            let first = |text: String| if is_first { text } else { String::new() };
+            [
+                first(format!("{}/{}", row.namespace, row.name)),
+                first(row.root.clone()),
+                row.backend.clone(),
+                row.weight.to_string(),
+                percent(row.seen),
+            ]
         });
         table(["SPLIT", "ROOT", "BACKEND", "WEIGHT", "SEEN"], &rows.collect::<Vec<_>>())
     }
 
-    fn edges_text(&self) -> String {
-        let rows = self.edges.iter().map(|edge| {
-            let reasons: Vec<&str> = edge.reasons.iter().map(|reason| reason.code()).collect();
+    fn edges_text(&self, columns: usize) -> String {
+        if let Some(why) = self.unread.get("edges") {
+            return format!("TRAFFIC\ncannot be read: {why}\n");
+        }
+        let ends = self.edges.iter().flat_map(|link| [&link.from, &link.to]);
+        let longest = ends.map(|end| end.chars().count()).max().unwrap_or_default();
+        let room = (columns.saturating_sub(FIGURES) / 2).saturating_sub(GAP);
+        let name = |end: &str| if longest > room { shortened(end, room) } else { end.to_owned() };
+        let rows = self.edges.iter().map(|link| {
+            let figures = &link.figures;
+            let open = Some(figures.open_text()).filter(|open| !open.is_empty());
+            let notes: Vec<String> = open.into_iter().chain(figures.reasons.iter().cloned()).collect();
             [
-                edge.from.clone(),
-                edge.to.clone(),
-                rate(edge.requests_per_second),
-                rate(edge.connections_per_second),
-                edge.success.map_or_else(|| "-".to_owned(), percent),
-                rate(edge.denied_per_second),
-                edge.p50_micros.map_or_else(|| "-".to_owned(), millis),
-                edge.p99_micros.map_or_else(|| "-".to_owned(), millis),
-                reasons.join(" "),
+                name(&link.from),
+                name(&link.to),
+                rate(figures.rate(figures.total() - figures.connections)),
+                rate(figures.rate(figures.connections)),
+                percent(figures.success_share()),
+                rate(figures.rate(figures.denied)),
+                millis(figures.p50),
+                millis(figures.p99),
+                notes.join(" "),
             ]
         });
         let head = ["FROM", "TO", "REQ/S", "CONN/S", "SUCCESS", "DENIED/S", "P50", "P99", ""];
         table(head, &rows.collect::<Vec<_>>())
     }
+}
+
+/// Of which counts the figures lack.
+fn lost(loss: &view::Loss) -> String {
+    let seconds = loss.until.duration_since(loss.from).as_secs_f64();
+    let why = match loss.cause {
+        view::LossCause::ProxyKilled => "its proxy was killed",
+        view::LossCause::NotReported => "it ended while nobody heard its last report",
+    };
+    format!("counts of {} are missing, from {:.3} for {seconds:.1} s: {why}", loss.pod, loss.from)
 }
 
 fn mode(mode: Mode) -> &'static str {
@@ -434,14 +406,91 @@ fn mode(mode: Mode) -> &'static str {
     }
 }
 
-fn rate(per_second: f64) -> String {
-    if per_second == 0.0 { "-".to_owned() } else { format!("{per_second:.1}") }
-}
+#[cfg(test)]
+mod tests {
+    use heddle_traffic::Figures;
+    use serde_json::json;
 
-fn percent(share: f64) -> String {
-    format!("{:.1}%", share * 100.0)
-}
+    use super::*;
 
-fn millis(micros: u64) -> String {
-    format!("{:.1}ms", micros as f64 / 1000.0)
+    fn shop() -> Overview {
+        let names = ["bookbuyer/bookbuyer", "bookstore/bookstore-v1", "bookwarehouse/bookwarehouse"];
+        let workload = |name: &str| Workload {
+            namespace: name.split('/').next().unwrap().to_owned(),
+            name: format!("Deployment/{}", short(name)),
+            ready: 1,
+            pods: 1,
+            restarts: 0,
+            waiting: None,
+        };
+        let link = |from: &str, to: &str| Link {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            requests_per_second: 100.0,
+            figures: Figures {
+                seconds: 10.0,
+                success: 1234.0,
+                p50: Some(10.0),
+                p99: Some(99.9),
+                reasons: vec!["source-not-allowed".to_owned()],
+                ..Figures::default()
+            },
+        };
+        Overview {
+            workloads: names.map(workload).into(),
+            services: Vec::new(),
+            splits: Vec::new(),
+            edges: vec![
+                link(names[0], names[1]),
+                link(names[1], names[2]),
+                link("shop/a-rather-long-name-v2", names[2]),
+            ],
+            mesh: None,
+            proxies: Vec::new(),
+            unread: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_classic_terminal_shows_success_and_latency_of_every_edge() {
+        let text = shop().text_within(80, 20);
+        let edges: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("FROM")).collect();
+        let figures =
+            |line: &str| line.chars().take(80).collect::<String>().contains("100.0%   -         10.0ms  99.9ms");
+        assert!(edges[0].contains("P99") && edges[1..].iter().all(|line| figures(line)), "{text}");
+        assert!(edges[1].starts_with("bookbuyer       bookstore-v1   123.4"), "{text}");
+        assert!(edges[3].starts_with("a-rath…name-v2  bookwarehouse  123.4"), "{text}");
+        assert_eq!(shop().text_within(200, 50), shop().text(), "where there is room nothing is left out");
+    }
+
+    #[test]
+    fn a_low_terminal_counts_workloads_that_are_ready_and_names_the_others() {
+        let mut shop = shop();
+        shop.workloads[1].ready = 0;
+        shop.workloads[1].waiting = Some("container app: NoCommand".to_owned());
+        let text = shop.text_within(80, 8);
+        assert!(text.contains("\n2 of 3 workloads ready\n"), "{text}");
+        assert!(text.contains("bookstore/bookstore-v1") && !text.contains("bookbuyer/bookbuyer"), "{text}");
+    }
+
+    #[test]
+    fn a_last_word_with_a_lines_end_is_one_line() {
+        let state = json!({ "terminated": { "exitCode": 4, "reason": "Error", "message": "bye\n" } });
+        let pod = json!({
+            "metadata": { "name": "never" },
+            "status": { "containerStatuses": [{
+                "name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+            }] },
+        });
+        assert_eq!(why_waiting(&serde_json::from_value(pod).unwrap()), "container a: Error: bye");
+    }
+
+    #[test]
+    fn a_connection_that_is_open_is_shown_on_its_link() {
+        let mut shop = shop();
+        shop.edges[1].figures = Figures { seconds: 10.0, open: 3.0, ..Figures::default() };
+        let text = shop.text();
+        let is_it = |line: &str| line.starts_with("bookstore/bookstore-v1") && line.ends_with(" 3 open");
+        assert_eq!(text.lines().filter(|line| is_it(line)).count(), 1, "{text}");
+    }
 }

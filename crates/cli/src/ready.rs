@@ -1,11 +1,12 @@
 //! Whether workloads are ready, and if not, why.
 
-use kube::Client;
-use kube::api::DynamicObject;
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DynamicObject, ListParams};
+use kube::{Api, Client};
 use serde_json::Value;
 
-use crate::apply;
-use crate::overview::Overview;
+use crate::{apply, overview};
 
 /// A workload that is not ready.
 #[derive(Debug)]
@@ -27,12 +28,14 @@ pub(crate) async fn pending(client: &Client, objects: &[Value]) -> anyhow::Resul
     if pending.is_empty() {
         return Ok(Vec::new());
     }
-    let overview = Overview::read(client).await?;
+    let pods =
+        Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list the workloads")?;
+    let workloads = overview::workloads(&pods.items);
     let why = |object: &Value| {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
         let name = format!("{}/{}", object["kind"].as_str()?, object["metadata"]["name"].as_str()?);
-        let mut unready = overview.unready();
-        unready.find(|workload| workload.namespace == namespace && workload.name == name)?.waiting.clone()
+        let mut workloads = workloads.iter();
+        workloads.find(|workload| workload.namespace == namespace && workload.name == name)?.waiting.clone()
     };
     let row = |object| Pending {
         name: apply::describe(object),

@@ -74,6 +74,12 @@ impl StateDir {
         Ok(())
     }
 
+    /// Takes away what leads to a mesh that has ended.
+    pub(crate) fn forget_kubeconfig(&self) {
+        // `up` writes it anew; one that is left leads to nobody.
+        std::fs::remove_file(self.kubeconfig()).ok();
+    }
+
     /// Stops the mesh: asks its process to end, and after `patience` ends it. Whether there was one.
     pub(crate) fn stop(&self, patience: Duration) -> anyhow::Result<bool> {
         if self.try_lock()? {
@@ -87,13 +93,13 @@ impl StateDir {
             )
         })?;
         rustix::process::kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {pid:?}"))?;
-        if self.wait_unlocked(patience)? {
-            return Ok(true);
+        if !self.wait_unlocked(patience)? {
+            rustix::process::kill_process(pid, Signal::KILL)?;
+            if !self.wait_unlocked(Duration::from_secs(10))? {
+                bail!("process {} does not end", pid.as_raw_nonzero());
+            }
         }
-        rustix::process::kill_process(pid, Signal::KILL)?;
-        if !self.wait_unlocked(Duration::from_secs(10))? {
-            bail!("process {} does not end", pid.as_raw_nonzero());
-        }
+        self.forget_kubeconfig();
         Ok(true)
     }
 

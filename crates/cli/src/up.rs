@@ -7,10 +7,11 @@ use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use heddle_control::duration;
 use heddle_local::node::{Capture, Launch, Launched, launch};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,8 +19,9 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::manifests::{self, Manifest};
+use crate::output::{self, count};
 use crate::state::{self, StateDir};
-use crate::{apply, check, live, ready};
+use crate::{apply, check, effect, honour, live, mesh, ready};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  heddle up examples/bookstore")]
@@ -27,7 +29,7 @@ pub(crate) struct Args {
     /// Manifests: files, or directories of .yaml, .yml and .json files
     #[arg(required = true, value_name = "DIR")]
     paths: Vec<PathBuf>,
-    /// Return when every workload is ready, and leave the mesh running
+    /// Return when every workload is ready and can be called as policy says, and leave the mesh running
     #[arg(long)]
     detach: bool,
     /// How long workloads may take to be ready
@@ -43,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     api_port: u16,
     /// How long certificates of workloads are valid, such as 24h or 30s
-    #[arg(long, default_value = "24h", value_name = "DURATION")]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = cert_ttl)]
     cert_ttl: String,
     /// Apply manifests again when their files change
     #[arg(long, conflicts_with = "detach")]
@@ -58,9 +60,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = StateDir::open(&args.state_dir)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let launched = start(&args, &state)?;
+    let mut launched = start(&args, &state)?;
     if let Some(why) = &launched.ready.why {
         eprintln!("capture is {}: {why}", launched.ready.capture);
+        eprintln!("what reaches a pod's own port on this machine goes past its proxy and the policy");
     }
     let objects = objects(&manifests);
     let shown = async {
@@ -75,11 +78,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let outcome = tokio::select! {
         outcome = shown => outcome,
+        error = node_ended(&mut launched.process, &state) => Err(error),
         _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => Ok(ExitCode::SUCCESS),
     };
     // What was started for `--detach` stays even when a workload is not ready: its logs are what the user needs next.
-    if !args.detach {
+    if !args.detach || outcome.is_err() {
         stop(&state, launched)?;
     }
     outcome
@@ -90,7 +94,8 @@ fn is_sound(manifests: &[Manifest]) -> bool {
     let findings = check::check(manifests);
     let sound = !check::has_errors(&findings);
     if !sound {
-        eprint!("{}", check::report(manifests, &findings));
+        eprint!("{}", check::report(manifests, &findings, output::is_colored(&std::io::stderr())));
+        eprintln!("nothing was started");
     }
     sound
 }
@@ -98,6 +103,7 @@ fn is_sound(manifests: &[Manifest]) -> bool {
 /// Starts the node. Blocks, on the thread whose end an attached node does not survive.
 fn start(args: &Args, state: &StateDir) -> anyhow::Result<Launched> {
     let lock = state.lock()?;
+    eprintln!("starting a Kubernetes API and the mesh in {}", state.path().display());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.api_port))
         .with_context(|| format!("cannot listen at 127.0.0.1:{}; choose another --api-port", args.api_port))?;
     let log_path = state.path().join("node.log");
@@ -112,44 +118,61 @@ fn start(args: &Args, state: &StateDir) -> anyhow::Result<Launched> {
         log: Stdio::from(log),
         attached: !args.detach,
     })
-    .with_context(|| format!("see {}", log_path.display()))?;
+    .map_err(|error| anyhow::anyhow!("{error}; see {}", log_path.display()))?;
     state.set_process(launched.process.id())?;
     Ok(launched)
+}
+
+/// Waits for an end of the node that nobody asked for.
+async fn node_ended(node: &mut Child, state: &StateDir) -> anyhow::Error {
+    loop {
+        let log = state.path().join("node.log");
+        match node.try_wait() {
+            Ok(None) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Ok(Some(status)) => return anyhow::anyhow!("the node ended ({status}); see {}", log.display()),
+            Err(error) => return anyhow::Error::new(error).context("cannot watch the node"),
+        }
+    }
 }
 
 fn stop(state: &StateDir, mut launched: Launched) -> anyhow::Result<()> {
     eprintln!("\nstopping");
     launched.terminate();
     launched.process.wait().context("cannot wait for the node")?;
-    std::fs::remove_file(state.kubeconfig()).ok();
+    state.forget_kubeconfig();
     Ok(())
 }
 
 async fn client(state: &StateDir) -> anyhow::Result<Client> {
     let config = Kubeconfig::read_from(state.kubeconfig()).context("the node wrote no kubeconfig")?;
     let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    mesh::connect(config)
 }
 
-/// Applies the mesh's own objects, then the user's, and waits until workloads are ready. Whether they all are.
+/// Applies the mesh's own objects, then the user's, and waits until workloads are ready and policy is in effect, so that
+/// the next request is decided as the manifests say. Whether that has come to be.
 async fn bring_up(client: &Client, objects: &[Value], args: &Args, state: &StateDir) -> anyhow::Result<bool> {
     let end = Instant::now() + args.timeout;
+    eprintln!("the API serves; starting the control plane");
     let own = own_objects(&args.cert_ttl)?;
     for object in &own {
         apply::apply(client, object).await?;
     }
-    if !wait_ready(client, &own, end).await?.is_empty() {
-        bail!(
-            "the control plane is not ready within {} s; see {}",
-            args.timeout.as_secs(),
-            state.path().join("logs").display()
-        );
+    if let [control, ..] = wait(end, async || ready::pending(client, &own).await).await?.as_slice() {
+        let (within, logs) = (args.timeout.as_secs(), state.path().join("logs"));
+        bail!("the control plane is not ready within {within} s: {}; see {}", control.why, logs.display());
     }
     for object in objects {
         apply::apply(client, object).await?;
     }
+    honour::not_honoured(objects).iter().for_each(|line| eprintln!("warning: {line}"));
     println!("export KUBECONFIG={}", state.kubeconfig().display());
-    let pending = wait_ready(client, objects, end).await?;
+    let workloads = objects.iter().filter(|object| ready::is_workload(object)).count();
+    eprintln!("applied {}, waiting for {}", count(objects.len(), "object"), count(workloads, "workload"));
+    let mut pending = wait(end, async || ready::pending(client, objects).await).await?;
+    if pending.is_empty() {
+        pending = wait(end, async || effect::pending(client, objects).await).await?;
+    }
     for workload in &pending {
         eprintln!("{} is not ready: {}", workload.name, workload.why);
     }
@@ -169,9 +192,13 @@ fn own_objects(cert_ttl: &str) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-async fn wait_ready(client: &Client, objects: &[Value], end: Instant) -> anyhow::Result<Vec<ready::Pending>> {
+/// Asks `pending` until there is nothing more to wait for, or no more time: what is left then.
+async fn wait(
+    end: Instant,
+    pending: impl AsyncFn() -> anyhow::Result<Vec<ready::Pending>>,
+) -> anyhow::Result<Vec<ready::Pending>> {
     loop {
-        let pending = ready::pending(client, objects).await?;
+        let pending = pending().await?;
         if pending.is_empty() || Instant::now() > end {
             return Ok(pending);
         }
@@ -187,15 +214,29 @@ pub(crate) fn objects(manifests: &[Manifest]) -> Vec<Value> {
     objects
 }
 
-/// `90s`, `5m`, `24h`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("write a duration such as 60s, 5m or 24h".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "write a duration such as 60s, 5m or 24h".to_owned())?;
-    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+/// A duration as it is passed on to the control plane, which is the one to read it.
+fn cert_ttl(text: &str) -> Result<String, String> {
+    duration(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Up {
+        #[command(flatten)]
+        args: super::Args,
+    }
+
+    #[test]
+    fn durations_that_mean_nothing_are_refused_before_anything_starts() {
+        for (option, value) in [("--timeout", "soon"), ("--timeout", "0s"), ("--cert-ttl", "abc"), ("--cert-ttl", "60")]
+        {
+            let refused = Up::try_parse_from(["up", "DIR", option, value]).expect_err(value).to_string();
+            assert!(refused.contains(option), "{refused}");
+        }
+        let taken = Up::try_parse_from(["up", "DIR", "--timeout", "90s", "--cert-ttl", "1h 30m"]).expect("durations");
+        assert_eq!((taken.args.timeout.as_secs(), taken.args.cert_ttl.as_str()), (90, "1h 30m"));
+    }
 }

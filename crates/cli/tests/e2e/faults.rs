@@ -2,26 +2,36 @@
 
 use std::process::Command;
 
-use crate::mesh::{HEDDLE, Mesh, Tally, eventually, kill};
+use crate::mesh::{HEDDLE, Mesh, Tally, eventually, has_tools, kill, machine};
 
 #[test]
-fn a_control_plane_that_is_killed_costs_no_request_and_changes_apply_when_it_is_back() {
+fn a_control_plane_that_is_killed_for_a_minute_costs_no_request_and_changes_apply_when_it_is_back() {
     let Some(mesh) = Mesh::bookstore(&[]) else { return };
-    let load = mesh.start_load(30);
+    let load = mesh.start_load(60);
     let control = mesh.processes(&["heddle", "control", "--listen"]);
     assert!(!control.is_empty(), "the control plane is a process");
     control.into_iter().for_each(kill);
     mesh.kubectl(&["scale", "-n", "heddle-system", "deploy/heddle-control", "--replicas=0"]);
     eventually("there is no control plane", || mesh.processes(&["heddle", "control", "--listen"]).is_empty());
     mesh.split(&[("bookstore-v1", 0), ("bookstore-v2", 1)]);
+    status_tells_what_it_cannot_read(&mesh);
     let while_away = Tally::of(load);
     while_away.assert_none_failed();
     assert!(while_away.answers_of("bookstore-v1") > 0, "proxies went on as they were: {while_away:?}");
+    println!("{} requests in a minute without a control plane, none failed", while_away.successes());
 
-    let mut answers = mesh.watch_answers();
     mesh.kubectl(&["scale", "-n", "heddle-system", "deploy/heddle-control", "--replicas=1"]);
-    answers.wait_for("bookstore-v2");
     eventually("v1 gets nothing", || mesh.load(20).answers_of("bookstore-v1") == 0);
+}
+
+/// Without the control plane nobody knows of traffic; that is said where the traffic would be, with the cause.
+fn status_tells_what_it_cannot_read(mesh: &Mesh) {
+    let output = mesh.command(HEDDLE, &["status"]).output().expect("heddle runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("the control plane does not answer: "), "{text}");
+    assert!(text.contains("TRAFFIC\ncannot be read: "), "{text}");
+    assert!(text.contains("bookstore/bookstore-v1"), "what the API knows is shown: {text}");
 }
 
 #[test]
@@ -57,6 +67,31 @@ fn the_pod_of_a_proxy_that_is_killed_is_restarted() {
 }
 
 #[test]
+fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
+    let _machine = machine();
+    if !has_tools() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("not tested, as only root can mount a small disk");
+    }
+    let state = tempfile::TempDir::new().expect("a directory");
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", &format!("{fixtures}/disk-full.sh")])
+        .arg(state.path())
+        .args([HEDDLE, &format!("{fixtures}/sleeper")])
+        .output()
+        .expect("unshare runs");
+    let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{error}");
+    assert!(error.contains("is full; nothing was changed"), "{error}");
+    let full = text.split("--- full\n").nth(1).and_then(|rest| rest.split("--- free\n").next());
+    assert_eq!(full, Some("value\n"), "what was there is read, and what was refused is not: {text}");
+    assert!(text.contains("configmap/kept\nconfigmap/large\n"), "both are there after a restart: {text}");
+}
+
+#[test]
 fn a_workload_that_cannot_start_is_named_with_its_reason_and_the_others_run() {
     let state = tempfile::TempDir::new().expect("a directory");
     let output = Command::new(HEDDLE)
@@ -68,8 +103,30 @@ fn a_workload_that_cannot_start_is_named_with_its_reason_and_the_others_run() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     let down = Command::new(HEDDLE).args(["down", "--state-dir"]).arg(state.path()).status().expect("heddle runs");
     assert!(down.success());
+    assert!(!state.path().join("kubeconfig").exists(), "nothing leads to a mesh that was stopped");
     assert!(!output.status.success(), "a workload that is not ready is no success");
     assert!(error.contains("Deployment missing-program"), "{error}");
     assert!(error.contains("no-such-program"), "the reason names the program: {error}");
     assert!(!error.contains("Deployment sleeper"), "the other one runs: {error}");
+}
+
+#[test]
+fn what_the_api_refuses_is_named_and_nothing_stays_running() {
+    let _machine = machine();
+    let (manifests, state) =
+        (tempfile::TempDir::new().expect("a directory"), tempfile::TempDir::new().expect("a directory"));
+    let lost = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: lost, namespace: nowhere}\n";
+    std::fs::write(manifests.path().join("lost.yaml"), lost).expect("written");
+    let heddle = |args: &[&str]| {
+        let output =
+            Command::new(HEDDLE).args(args).arg("--state-dir").arg(state.path()).output().expect("heddle runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let manifests = manifests.path().display().to_string();
+    let (code, said) = heddle(&["up", &manifests, "--detach", "--capture", "env"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ConfigMap nowhere/lost: namespaces \"nowhere\" not found"), "{said}");
+    let (code, said) = heddle(&["down"]);
+    assert_eq!((code, said.starts_with("no mesh runs in")), (Some(0), true), "{said}");
 }

@@ -1,10 +1,11 @@
 //! A mesh for a test: started by `heddle up`, stopped when it is dropped.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,10 +14,27 @@ use tempfile::TempDir;
 static MACHINE: Mutex<()> = Mutex::new(());
 
 pub(crate) const HEDDLE: &str = env!("CARGO_BIN_EXE_heddle");
+const BOOKSTORE: &str = "../../examples/bookstore";
 const SHOP: &str = "http://bookstore.bookstore:14001/books-bought";
+
+/// Whether the machine has the programs that tests use as people do. Where one is missing this says so.
+pub(crate) fn has_tools() -> bool {
+    let missing = ["curl", "kubectl"].into_iter().find(|tool| Command::new(tool).arg("--help").output().is_err());
+    let Some(missing) = missing else { return true };
+    assert!(std::env::var_os("HEDDLE_REQUIRE_KUBECTL").is_none(), "{missing} is not there");
+    eprintln!("not tested, as this machine has no {missing}");
+    false
+}
+
+/// Waits until no other mesh runs.
+pub(crate) fn machine() -> MutexGuard<'static, ()> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub(crate) struct Mesh {
     state: TempDir,
+    /// Holds the program of a mesh that is another user's.
+    _home: Option<TempDir>,
     _machine: MutexGuard<'static, ()>,
 }
 
@@ -25,26 +43,53 @@ pub(crate) struct Mesh {
 pub(crate) struct Tally(Value);
 
 impl Mesh {
-    /// Runs manifests; `None` where the machine gives no namespaces.
+    /// Runs manifests; `None` where the machine gives no namespaces, or lacks a program that tests use.
     pub(crate) fn up(manifests: &str, options: &[&str]) -> Option<Self> {
         Self::start(manifests, &[&["--capture", "netns"], options].concat())
     }
 
     /// Runs the bookstore in the way that every machine permits.
-    pub(crate) fn bookstore_without_namespaces() -> Self {
-        Self::start("examples/bookstore", &["--capture", "env"]).expect("no namespaces are needed")
+    pub(crate) fn bookstore_without_namespaces() -> Option<Self> {
+        Self::start("examples/bookstore", &["--capture", "env"])
+    }
+
+    /// Runs the bookstore as a user without rights, in the way that is found to be permitted.
+    pub(crate) fn bookstore_of(uid: u32) -> Option<Self> {
+        let (state, home) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+        for dir in [&state, &home] {
+            std::os::unix::fs::chown(dir.path(), Some(uid), Some(uid)).expect("root gives it away");
+        }
+        // The directory of the build may be closed to others.
+        let program = home.path().join("heddle");
+        std::fs::copy(HEDDLE, &program).expect("the program is copied");
+        let manifests = home.path().join("bookstore");
+        std::fs::create_dir(&manifests).expect("a directory");
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(BOOKSTORE)).expect("the bookstore") {
+            let path = entry.expect("an entry").path();
+            std::fs::copy(&path, manifests.join(path.file_name().expect("a name"))).expect("it is copied");
+        }
+        let mut command = Command::new(program);
+        command.uid(uid).gid(uid).env("HOME", home.path()).current_dir(home.path());
+        let mut mesh = Self::start_by(command, state, "bookstore", &[])?;
+        mesh._home = Some(home);
+        Some(mesh)
     }
 
     fn start(manifests: &str, options: &[&str]) -> Option<Self> {
-        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = TempDir::new().expect("a directory");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let mesh = Self { state, _machine: machine };
-        let output = Command::new(HEDDLE)
+        let mut command = Command::new(HEDDLE);
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+        Self::start_by(command, TempDir::new().expect("a directory"), manifests, options)
+    }
+
+    fn start_by(mut command: Command, state: TempDir, manifests: &str, options: &[&str]) -> Option<Self> {
+        if !has_tools() {
+            return None;
+        }
+        let mesh = Self { state, _home: None, _machine: machine() };
+        let output = command
             .args(["up", manifests, "--detach", "--timeout", "90s", "--state-dir"])
             .arg(mesh.state.path())
             .args(options)
-            .current_dir(root)
             .output()
             .expect("heddle runs");
         let error = String::from_utf8_lossy(&output.stderr);
@@ -54,6 +99,7 @@ impl Mesh {
             return None;
         }
         assert!(output.status.success(), "heddle up failed: {error}\n{}", mesh.node_log());
+        eprintln!("{error}");
         Some(mesh)
     }
 
@@ -85,11 +131,21 @@ impl Mesh {
         self.run("kubectl", args)
     }
 
-    /// The status of a request for the count of books, made by `curl` as a workload.
+    /// Applies an object as `kubectl apply` does.
+    pub(crate) fn apply(&self, object: &str) {
+        let file = self.state.path().join("applied.json");
+        std::fs::write(&file, object).expect("the state directory is ours");
+        self.kubectl(&["apply", "-f", &file.display().to_string()]);
+    }
+
+    /// The status of a request for the count of books, made by `curl` as a workload; 000 when there was no answer.
     pub(crate) fn status_for(&self, workload: &str) -> String {
         let target = format!("deploy/{workload}");
-        let curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", SHOP];
-        self.run(HEDDLE, &[&["exec", "-n", workload, &target, "--"], &curl[..]].concat())
+        let curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", SHOP];
+        let args = [&["exec", "-n", workload, &target, "--"], &curl[..]].concat();
+        let output = self.command(HEDDLE, &args).output().expect("heddle runs");
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Starts a command as the buyer.
@@ -116,14 +172,16 @@ impl Mesh {
         Answers { child, lines: BufReader::new(output) }
     }
 
-    /// Sets the weights of the bookstore's backends.
-    pub(crate) fn split(&self, weights: &[(&str, u64)]) {
+    /// Sets the weights of the bookstore's backends: when that began, in microseconds since 1970.
+    pub(crate) fn split(&self, weights: &[(&str, u64)]) -> u128 {
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_micros();
         let backends: Vec<Value> = weights
             .iter()
             .map(|(service, weight)| serde_json::json!({ "service": service, "weight": weight }))
             .collect();
         let patch = serde_json::json!({ "spec": { "backends": backends } }).to_string();
         self.kubectl(&["patch", "trafficsplit", "-n", "bookstore", "bookstore", "--type", "merge", "-p", &patch]);
+        began
     }
 
     /// The processes of the mesh whose command line contains `words`, one after the other.
@@ -168,13 +226,22 @@ impl Drop for Mesh {
 }
 
 pub(crate) fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours to kill");
+    signal(pid, rustix::process::Signal::KILL);
 }
 
-/// Waits until `check` holds; a test that waits for more than a minute has failed.
+/// Asks a process to end.
+pub(crate) fn terminate(pid: i32) {
+    signal(pid, rustix::process::Signal::TERM);
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("it is ours to signal");
+}
+
+/// Waits until `check` holds; a test that waits for more than 100 seconds has failed.
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(100);
     while !check() {
         assert!(Instant::now() < end, "it never came to be that {what}");
         std::thread::yield_now();
@@ -196,7 +263,16 @@ impl Tally {
     }
 
     pub(crate) fn successes(&self) -> u64 {
-        self.0["statuses"]["200"].as_u64().unwrap_or(0)
+        self.of_status(200)
+    }
+
+    pub(crate) fn of_status(&self, status: u16) -> u64 {
+        self.0["statuses"][status.to_string()].as_u64().unwrap_or(0)
+    }
+
+    /// One of the percentiles `p50`, `p90` and `p99`, in milliseconds.
+    pub(crate) fn latency_ms(&self, percentile: &str) -> f64 {
+        self.0["latencyMs"][percentile].as_f64().expect("a percentile")
     }
 
     /// Every request was answered, and with 200.
@@ -215,14 +291,15 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Waits for an answer of `identity`: when it came, in microseconds since 1970.
-    pub(crate) fn wait_for(&mut self, identity: &str) -> u128 {
+    /// Waits for an answer of `identity` that came after `since`: when it came. Both in microseconds since 1970.
+    pub(crate) fn wait_for(&mut self, identity: &str, since: u128) -> u128 {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).expect("its output") > 0, "the watch ended");
             let words: Vec<&str> = line.split_whitespace().collect();
-            if words.get(2) == Some(&identity) {
-                return words[0].parse().expect("a time");
+            let came: u128 = words[0].parse().expect("a time");
+            if came >= since && words.get(2) == Some(&identity) {
+                return came;
             }
         }
     }
