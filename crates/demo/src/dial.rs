@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::http::response;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, Uri};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,10 +16,15 @@ const MAX_BODY: usize = 64 * 1024;
 /// A connection that one request after the other can use.
 pub(crate) type Sender = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
 
-/// Sends one request on a connection of its own and reads the whole answer.
-pub(crate) async fn request(method: Method, url: &str, user: &str) -> anyhow::Result<Response<Bytes>> {
+/// Sends one request, with these headers and its own, on a connection of its own and reads the whole answer.
+pub(crate) async fn request(
+    method: Method,
+    url: &str,
+    user: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Response<Bytes>> {
     let target = Target::parse(url)?;
-    target.send(&mut target.open().await?, method, user).await
+    target.send(&mut target.open().await?, method, user, headers).await
 }
 
 /// Sends a GET on the connection, which is opened when there is none, and reads the whole answer.
@@ -31,7 +36,7 @@ pub(crate) async fn get(connection: &mut Option<Sender>, url: &str, user: &str) 
         None => target.open().await?,
     };
     sender.ready().await?;
-    let (head, _) = target.send(&mut sender, Method::GET, user).await?.into_parts();
+    let (head, _) = target.send(&mut sender, Method::GET, user, HeaderMap::new()).await?.into_parts();
     *connection = Some(sender);
     Ok(head)
 }
@@ -69,13 +74,20 @@ impl Target {
         Ok(sender)
     }
 
-    async fn send(&self, sender: &mut Sender, method: Method, user: &str) -> anyhow::Result<Response<Bytes>> {
-        let request = Request::builder()
+    async fn send(
+        &self,
+        sender: &mut Sender,
+        method: Method,
+        user: &str,
+        headers: HeaderMap,
+    ) -> anyhow::Result<Response<Bytes>> {
+        let mut request = Request::builder()
             .method(method)
             .uri(&self.uri)
             .header("host", self.authority.as_str())
             .header("user-agent", format!("{user}/1.0"))
             .body(Empty::new())?;
+        request.headers_mut().extend(headers);
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow::anyhow!(error))?;
         Ok(Response::from_parts(head, body.to_bytes()))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
@@ -63,7 +63,7 @@ async fn shop(name: &str, args: &Shopper, ledger: &Ledger) {
 async fn buy(name: &str, store: &str) -> anyhow::Result<String> {
     let mut seller = String::new();
     for path in ["/books-bought", "/buy-a-book/new"] {
-        let response = dial::request(Method::GET, &format!("{store}{path}"), name).await?;
+        let response = dial::request(Method::GET, &format!("{store}{path}"), name, HeaderMap::new()).await?;
         if response.status() != StatusCode::OK {
             let reason = response.headers().get("x-heddle-reason").and_then(|reason| reason.to_str().ok());
             anyhow::bail!("GET {path}: {} ({})", response.status(), reason.unwrap_or("no reason given"));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::Method;
@@ -34,8 +34,9 @@ async fn books_bought(State(shop): State<Arc<Shop>>) -> Response {
     shop.answer(StatusCode::OK, format!("{{\"bought\":{}}}\n", shop.sold.load(Ordering::Relaxed)))
 }
 
-async fn buy_a_book(State(shop): State<Arc<Shop>>) -> Response {
-    match dial::request(Method::POST, &format!("{}/restock-books", shop.warehouse), &shop.name).await {
+async fn buy_a_book(State(shop): State<Arc<Shop>>, headers: HeaderMap) -> Response {
+    let url = format!("{}/restock-books", shop.warehouse);
+    match dial::request(Method::POST, &url, &shop.name, trace_of(&headers)).await {
         Ok(restocked) if restocked.status().is_success() => {
             let sold = shop.sold.fetch_add(1, Ordering::Relaxed) + 1;
             shop.answer(StatusCode::OK, format!("{{\"bought\":{sold}}}\n"))
@@ -43,6 +44,12 @@ async fn buy_a_book(State(shop): State<Arc<Shop>>) -> Response {
         Ok(refused) => shop.answer(StatusCode::BAD_GATEWAY, format!("the warehouse answered {}\n", refused.status())),
         Err(error) => shop.answer(StatusCode::BAD_GATEWAY, format!("the warehouse did not answer: {error:#}\n")),
     }
+}
+
+/// The headers by which a request belongs to a trace: those that it makes must carry them, in a mesh or not.
+fn trace_of(headers: &HeaderMap) -> HeaderMap {
+    let names = [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+    names.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
 }
 
 impl Shop {
