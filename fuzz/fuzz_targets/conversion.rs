@@ -1,16 +1,17 @@
-//! Any JSON is converted or refused. What is a valid resource can be had in every version, and comes back meaning the
+//! Any object is converted or refused. What is a valid resource can be had in every version, and comes back meaning the
 //! same.
 
 #![no_main]
 
-use heddle_smi::{Kind, Parsed, Resource, convert, parse};
+use heddle_smi::{Kind, Parsed, Resource, convert, manifest, parse};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-fuzz_target!(|text: &str| {
-    let Ok(value) = serde_json::from_str::<Value>(text) else { return };
-    let Ok((kind, version)) = Kind::of(&value) else { return };
-    let before = parse(&value);
+fuzz_target!(|text: &str| manifest::parse(text).documents.iter().for_each(|document| convert_both_ways(&document.value)));
+
+fn convert_both_ways(value: &Value) {
+    let Ok((kind, version)) = Kind::of(value) else { return };
+    let before = parse(value);
     for to in kind.versions() {
         let there = convert(value.clone(), &kind.api_version(*to));
         let Ok(Parsed { resource: before, .. }) = &before else { continue };
@@ -19,7 +20,7 @@ fuzz_target!(|text: &str| {
         let after = parse(&back).expect("and is as valid as it was").resource;
         assert_eq!(meaning(&after), meaning(before));
     }
-});
+}
 
 /// The resource without the annotations of conversion, but for the port that is part of its meaning; and without the
 /// unit of weights, which any whole number may have.
