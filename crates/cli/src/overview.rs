@@ -7,7 +7,7 @@ use anyhow::Context;
 use heddle_control::view;
 use heddle_policy::Mode;
 use heddle_traffic::text::{millis, percent, rate};
-use heddle_traffic::{Graph, Kind, Link, Source, SourceError, SplitRow};
+use heddle_traffic::{Figures, Graph, Kind, Link, Source, SourceError, SplitRow};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -253,7 +253,7 @@ fn shortened(end: &str, room: usize) -> String {
     name[..head].iter().chain(&['…']).chain(&name[name.len() - tail..]).collect()
 }
 
-/// `Deployment/bookstore-v1` without its kind.
+/// `Deployment/bookstore-v1` without its kind, `bookstore/bookstore-v1` without its namespace.
 fn short(workload: &str) -> &str {
     workload.split_once('/').map_or(workload, |(_, name)| name)
 }
@@ -359,18 +359,29 @@ impl Overview {
         table(["SPLIT", "ROOT", "BACKEND", "WEIGHT", "SEEN"], &rows.collect::<Vec<_>>())
     }
 
+    /// The columns that an end of traffic may take: what the figures leave, and the notes too where that is enough for
+    /// names without namespaces.
+    fn room_for_ends(&self, columns: usize) -> usize {
+        let beside = |taken: usize| (columns.saturating_sub(taken) / 2).saturating_sub(GAP);
+        let notes = self.edges.iter().map(|link| notes(&link.figures).chars().count()).max().unwrap_or_default();
+        let with_notes = beside(FIGURES + GAP + notes);
+        if self.longest_end(short) <= with_notes { with_notes } else { beside(FIGURES) }
+    }
+
+    fn longest_end(&self, named: impl Fn(&str) -> &str) -> usize {
+        let ends = self.edges.iter().flat_map(|link| [&link.from, &link.to]);
+        ends.map(|end| named(end).chars().count()).max().unwrap_or_default()
+    }
+
     fn edges_text(&self, columns: usize) -> String {
         if let Some(why) = self.unread.get("edges") {
             return format!("TRAFFIC\ncannot be read: {why}\n");
         }
-        let ends = self.edges.iter().flat_map(|link| [&link.from, &link.to]);
-        let longest = ends.map(|end| end.chars().count()).max().unwrap_or_default();
-        let room = (columns.saturating_sub(FIGURES) / 2).saturating_sub(GAP);
+        let room = self.room_for_ends(columns);
+        let longest = self.longest_end(|end| end);
         let name = |end: &str| if longest > room { shortened(end, room) } else { end.to_owned() };
         let rows = self.edges.iter().map(|link| {
             let figures = &link.figures;
-            let open = Some(figures.open_text()).filter(|open| !open.is_empty());
-            let notes: Vec<String> = open.into_iter().chain(figures.reasons.iter().cloned()).collect();
             [
                 name(&link.from),
                 name(&link.to),
@@ -380,12 +391,18 @@ impl Overview {
                 rate(figures.rate(figures.denied)),
                 millis(figures.p50),
                 millis(figures.p99),
-                notes.join(" "),
+                notes(figures),
             ]
         });
         let head = ["FROM", "TO", "REQ/S", "CONN/S", "SUCCESS", "DENIED/S", "P50", "P99", ""];
         table(head, &rows.collect::<Vec<_>>())
     }
+}
+
+/// What is to be said of a link beside its figures.
+fn notes(figures: &Figures) -> String {
+    let open = Some(figures.open_text()).filter(|open| !open.is_empty());
+    open.into_iter().chain(figures.reasons.iter().cloned()).collect::<Vec<_>>().join(" ")
 }
 
 /// Of which counts the figures lack.
@@ -408,7 +425,6 @@ fn mode(mode: Mode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use heddle_traffic::Figures;
     use serde_json::json;
 
     use super::*;
@@ -460,6 +476,9 @@ mod tests {
         assert!(edges[0].contains("P99") && edges[1..].iter().all(|line| figures(line)), "{text}");
         assert!(edges[1].starts_with("bookbuyer       bookstore-v1   123.4"), "{text}");
         assert!(edges[3].starts_with("a-rath…name-v2  bookwarehouse  123.4"), "{text}");
+        let wider = shop().text_within(114, 20);
+        let denied = |line: &&str| line.chars().take(114).collect::<String>().ends_with("source-not-allowed");
+        assert_eq!(wider.lines().filter(denied).count(), 3, "short names leave room for reasons: {wider}");
         assert_eq!(shop().text_within(200, 50), shop().text(), "where there is room nothing is left out");
     }
 
