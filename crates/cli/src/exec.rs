@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
+use futures::{Sink, SinkExt};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::api::{AttachParams, AttachedProcess};
+use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 use kube::{Api, ResourceExt};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::mesh;
 
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// Pass this command's input on
     #[arg(short = 'i', long)]
     stdin: bool,
+    /// Give the command a terminal, of the size of this one
+    #[arg(short, long)]
+    tty: bool,
     /// A pod, or a workload such as deploy/NAME
     target: String,
     /// The command and its arguments
@@ -39,9 +45,50 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let pods: Api<Pod> = Api::namespaced(client, &args.namespace);
     let first = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.clone());
     let container = args.container.or(first).context("the pod has no container")?;
-    let params = AttachParams::default().container(container).stdin(args.stdin).stderr(true);
-    let process = pods.exec(&pod.name_any(), &args.command, &params).await?;
-    exit_code(connect(process).await?)
+    // A terminal has one output.
+    let params = AttachParams::default().container(container).stdin(args.stdin).tty(args.tty).stderr(!args.tty);
+    let mut process = pods.exec(&pod.name_any(), &args.command, &params).await?;
+    let raw = (args.tty && args.stdin).then(RawTerminal::open).flatten();
+    if let Some(sizes) = process.terminal_size() {
+        tokio::spawn(follow_size(sizes, signal(SignalKind::window_change())?));
+    }
+    let status = connect(process).await;
+    drop(raw);
+    exit_code(status?)
+}
+
+/// This command's terminal while what is typed goes to another one as it is typed; as it was before when dropped.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    /// `None` where input is no terminal.
+    fn open() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // There is nobody to tell if the terminal is gone.
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0).ok();
+    }
+}
+
+/// Tells the size of this command's terminal, and each new one, until the process has ended.
+async fn follow_size(mut sizes: impl Sink<TerminalSize> + Unpin, mut changes: Signal) {
+    loop {
+        if let Ok(size) = tcgetwinsize(std::io::stdout()) {
+            let size = TerminalSize { width: size.ws_col, height: size.ws_row };
+            if sizes.send(size).await.is_err() {
+                return;
+            }
+        }
+        changes.recv().await;
+    }
 }
 
 /// Joins the streams of the process to this command's own, and waits for its end.

@@ -107,21 +107,25 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Proxy(args) => done(heddle_proxy::run(*args)),
         Command::Node(args) => node::run(&args),
         Command::Down(args) => done(down::run(&args)),
-        Command::Control(args) => done(runtime()?.block_on(async { heddle_control::run(*args, stop_signal()?).await })),
-        Command::Demo { program } => done(runtime()?.block_on(heddle_demo::run(program))),
-        Command::Up(args) => runtime()?.block_on(up::run(args)),
-        Command::Status(args) => runtime()?.block_on(status::run(args)),
-        Command::Traffic(command) => done(runtime()?.block_on(async {
+        Command::Control(args) => done(block_on(async { heddle_control::run(*args, stop_signal()?).await })),
+        Command::Demo { program } => done(block_on(heddle_demo::run(program))),
+        Command::Up(args) => block_on(up::run(args)),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Traffic(command) => done(block_on(async {
             let source = mesh::source(mesh::client().await?);
             heddle_traffic::run(command, &source).await
         })),
-        Command::Exec(args) => runtime()?.block_on(exec::run(args)),
-        Command::Logs(args) => done(runtime()?.block_on(logs::run(args))),
+        Command::Exec(args) => block_on(exec::run(args)),
+        Command::Logs(args) => done(block_on(logs::run(args))),
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(program);
+    // A read of standard input goes on until something is typed: nobody waits for it.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Done when the process is asked to end. Must be called in a runtime.

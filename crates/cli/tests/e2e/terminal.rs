@@ -1,4 +1,4 @@
-//! A terminal through `kubectl exec -it`: its size, and what is typed.
+//! A terminal through `kubectl exec -it` and `heddle exec -it`: its size, and what is typed.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::mesh::Mesh;
+use crate::mesh::{HEDDLE, Mesh};
 
 /// Says its size as it is at first, then when it is another, then what was typed.
 const SCRIPT: &str = "until [ \"$(stty size)\" = '50 132' ]; do :; done; echo first; \
@@ -42,12 +42,18 @@ fn wait_for(controller: &mut File, text: &str) {
 #[test]
 fn a_terminal_has_the_size_of_the_users_own_and_passes_on_what_is_typed() {
     let Some(mesh) = Mesh::up("crates/cli/tests/fixtures/sleeper", &[]) else { return };
+    for program in ["kubectl", HEDDLE] {
+        exec_in_a_terminal(&mesh, program);
+    }
+}
+
+fn exec_in_a_terminal(mesh: &Mesh, program: &str) {
     let (mut controller, end) = terminal();
     resize(&controller, 50, 132);
-    let kubectl = ["--ctty", "--wait", "kubectl", "exec", "-it", "sleeper", "--", "sh", "-c", SCRIPT];
-    let mut command = mesh.command("setsid", &kubectl);
+    let arguments = ["--ctty", "--wait", program, "exec", "-it", "sleeper", "--", "sh", "-c", SCRIPT];
+    let mut command = mesh.command("setsid", &arguments);
     let copy = || end.try_clone().expect("a copy");
-    let mut child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("kubectl runs");
+    let mut child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("the program runs");
     // What this process holds of the other end would keep the terminal open.
     drop((command, end));
     wait_for(&mut controller, "first");
@@ -55,5 +61,5 @@ fn a_terminal_has_the_size_of_the_users_own_and_passes_on_what_is_typed() {
     wait_for(&mut controller, "second");
     controller.write_all(b"these words\n").expect("typed");
     wait_for(&mut controller, "read these words");
-    assert!(child.wait().expect("kubectl ends").success());
+    assert!(child.wait().expect("the program ends").success());
 }
