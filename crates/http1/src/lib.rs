@@ -20,6 +20,10 @@ pub use response::{Persistence, Response};
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// The number of headers in a head; a request with more gets 431.
 pub const HEADERS: usize = 128;
+/// What a request leaves free of both when it enters the mesh, for what proxies on its way add to its head: the `Host` that
+/// an absolute target stands for, the span of a trace.
+pub const ROOM_BYTES: usize = 1024;
+pub const ROOM_HEADERS: usize = 8;
 /// The length of the line that opens a chunk, its extensions included, in bytes.
 pub const CHUNK_LINE_BYTES: usize = 256;
 /// The size of the trailers after a chunked body, in bytes.

@@ -4,6 +4,7 @@ use heddle_policy::normalize_path;
 
 use crate::body::Body;
 use crate::head::{Fields, Invalid, Storage};
+use crate::{HEAD_BYTES, HEADERS, ROOM_BYTES, ROOM_HEADERS};
 
 /// A request's head, parsed in place and found unambiguous.
 pub struct Request<'h, 'b> {
@@ -65,6 +66,11 @@ impl<'h, 'b> Request<'h, 'b> {
         })
     }
 
+    /// Whether its head may be added to on its way through the mesh and is still within the limits of every hop.
+    pub fn leaves_room(&self) -> bool {
+        self.fields.bytes.len() <= HEAD_BYTES - ROOM_BYTES && self.fields.headers.len() <= HEADERS - ROOM_HEADERS
+    }
+
     /// The head as the next hop receives it: the target in origin form, and without what belongs to this connection.
     pub fn forward(&self, out: &mut Vec<u8>) {
         self.forward_with(&[], out);
@@ -73,7 +79,9 @@ impl<'h, 'b> Request<'h, 'b> {
     /// The same with headers of the mesh's own: whatever the client sent by these names does not go on, and a value is
     /// put in its place.
     pub fn forward_with(&self, headers: &[(&str, Option<String>)], out: &mut Vec<u8>) {
-        let fields = &self.fields.without(headers.iter().map(|(name, _)| *name));
+        // An absolute target takes the place of what the client sent as `Host` (RFC 9112, section 3.2.2).
+        let replaced = headers.iter().map(|(name, _)| *name).chain(self.is_absolute.then_some("host"));
+        let fields = &self.fields.without(replaced);
         let values = || headers.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
         if fields.dropped == 0 && !self.is_absolute && values().next().is_none() {
             return out.extend_from_slice(fields.bytes);
@@ -110,11 +118,9 @@ impl<'h, 'b> Request<'h, 'b> {
         }
         out.extend_from_slice(self.target.as_bytes());
         out.extend_from_slice(if self.version == 1 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
-        if self.fields.single("host", "").is_ok_and(|host| host.is_none()) {
-            out.extend_from_slice(b"Host: ");
-            out.extend_from_slice(self.authority.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        out.extend_from_slice(b"Host: ");
+        out.extend_from_slice(self.authority.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 
     /// The request as rules see it, given to `judge`; `None` when its path cannot be judged.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use heddle_http1::{CHUNK_LINE_BYTES, HEAD_BYTES, HEADERS, TRAILER_BYTES};
+pub use heddle_http1::{CHUNK_LINE_BYTES, HEAD_BYTES, HEADERS, ROOM_BYTES, ROOM_HEADERS, TRAILER_BYTES};
 
 /// From the first byte of a head to its last: what is slower gets 408 (slow header attacks).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

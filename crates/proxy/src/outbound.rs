@@ -311,9 +311,11 @@ impl Handler for Outbound {
             });
         }
         let worker = self.worker.clone();
-        if worker.view().snapshot.config.settings.is_none() {
-            self.malformed(Reason::Overloaded);
-            return Err(Refusal::Answer(Reason::Overloaded));
+        let is_configured = worker.view().snapshot.config.settings.is_some();
+        let refusal = (!is_configured).then_some(Reason::Overloaded);
+        if let Some(reason) = refusal.or_else(|| (!request.leaves_room()).then_some(Reason::HeadTooLarge)) {
+            self.malformed(reason);
+            return Err(Refusal::Answer(reason));
         }
         let Some(target) = self.find(request)? else {
             let outside = Authority::parse(request.authority, Some(80)).map(Plan::Outside);

@@ -25,8 +25,10 @@ pub(super) struct Head {
 pub(super) struct Fields<'a>(&'a HeaderMap);
 
 impl Head {
-    pub(super) fn new(mut request: Request<()>) -> Result<Self, Reason> {
-        if request.headers().len() > limits::HEADERS || size(&request) > limits::HEAD_BYTES {
+    /// A request that enters the mesh leaves room for what proxies add to it.
+    pub(super) fn new(mut request: Request<()>, is_between_proxies: bool) -> Result<Self, Reason> {
+        let (headers, bytes) = if is_between_proxies { (0, 0) } else { (limits::ROOM_HEADERS, limits::ROOM_BYTES) };
+        if request.headers().len() > limits::HEADERS - headers || size(&request) > limits::HEAD_BYTES - bytes {
             return Err(Reason::HeadTooLarge);
         }
         if request.method() == Method::CONNECT {
@@ -134,7 +136,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Head::new(request.body(()).unwrap())
+        Head::new(request.body(()).unwrap(), true)
     }
 
     #[test]
@@ -186,8 +188,23 @@ mod tests {
     #[test]
     fn connect_and_too_many_headers_are_refused() {
         let connect = Request::builder().method("CONNECT").uri("shop:80").body(()).unwrap();
-        assert_eq!(Head::new(connect).err(), Some(Reason::BadRequest));
+        assert_eq!(Head::new(connect, true).err(), Some(Reason::BadRequest));
         let many: Vec<_> = (0..=limits::HEADERS).map(|_| ("x", "1")).collect();
         assert_eq!(head("http://shop/", &many).err(), Some(Reason::HeadTooLarge));
+    }
+
+    #[test]
+    fn what_one_proxy_adds_is_not_too_much_for_the_next() {
+        let with = |count| {
+            let mut request = Request::builder().uri("http://shop/").body(()).unwrap();
+            for _ in 0..count {
+                request.headers_mut().append("x", HeaderValue::from_static("1"));
+            }
+            request
+        };
+        let most = limits::HEADERS - limits::ROOM_HEADERS;
+        let entering = Head::new(with(most), false).unwrap();
+        assert_eq!(Head::new(entering.forward(Some(80), None), true).unwrap().port, Some(80));
+        assert_eq!(Head::new(with(most + 1), false).err(), Some(Reason::HeadTooLarge));
     }
 }

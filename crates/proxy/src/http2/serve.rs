@@ -182,7 +182,8 @@ async fn serve_request<H: Handler>(
     let started = Instant::now();
     let form = Form::of(&request);
     let (parts, body) = request.into_parts();
-    let head = Head::new(Request::from_parts(parts, ())).inspect_err(|reason| handler.malformed(*reason));
+    let head = Head::new(Request::from_parts(parts, ()), handler.is_between_proxies());
+    let head = head.inspect_err(|reason| handler.malformed(*reason));
     let head = match head {
         Ok(head) => head,
         Err(reason) => return answer(reason, form, &mut respond),
