@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use crate::path::{self, closest};
 use crate::{Invalid, InvalidReason};
 
-/// Reports all that is wrong with `value` by `schema`. A null counts as absent, as most clients mean it.
+/// Reports all that is wrong with `value` by `schema`. The null of a known field counts as absent, as most
+/// clients mean it.
 pub(crate) fn check(schema: &JSONSchemaProps, value: &Value, field: &str, found: &mut Vec<Invalid>) {
     match value {
         _ if schema.x_kubernetes_int_or_string == Some(true) => check_int_or_string(schema, value, field, found),
@@ -28,18 +29,21 @@ fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, field: &s
             found.push(Invalid::new(path::key(field, name), InvalidReason::Required, "is missing"));
         }
     }
-    let present = fields.iter().filter(|(_, value)| !value.is_null());
-    let count = present.clone().count();
+    let count = fields.values().filter(|value| !value.is_null()).count();
     if schema.min_properties.is_some_and(|min| (count as i64) < min) {
         found.push(Invalid::new(field, InvalidReason::Required, "must not be empty"));
     }
-    for (name, value) in present {
+    for (name, value) in fields {
         let field = path::key(field, name);
         let properties = schema.properties.as_ref();
-        if let Some(schema) = properties.and_then(|properties| properties.get(name)) {
-            check(schema, value, &field, found);
-        } else if let Some(JSONSchemaPropsOrBool::Schema(schema)) = &schema.additional_properties {
-            check(schema, value, &field, found);
+        let known = properties.and_then(|properties| properties.get(name)).or(match &schema.additional_properties {
+            Some(JSONSchemaPropsOrBool::Schema(schema)) => Some(&**schema),
+            _ => None,
+        });
+        if let Some(schema) = known {
+            if !value.is_null() {
+                check(schema, value, &field, found);
+            }
         } else if properties.is_some() && schema.x_kubernetes_preserve_unknown_fields != Some(true) {
             found.push(unknown_field(schema, name, field));
         }
