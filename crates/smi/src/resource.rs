@@ -42,13 +42,13 @@ pub struct Parsed {
 /// When the object is of no known kind and version, has another shape, cannot be converted, or says what cannot be.
 pub fn parse(value: &Value) -> Result<Parsed, Vec<Invalid>> {
     let (kind, version) = Kind::of(value).map_err(|invalid| vec![invalid])?;
-    let mut value = value.clone();
-    remove_nulls(&mut value);
-    let errors = check_shape(kind, version, &value);
+    let errors = check_shape(kind, version, value);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let in_version = |invalid| in_version(kind, version, invalid);
+    let in_version = |invalid| in_version(kind, version, value, invalid);
+    let mut value = value.clone();
+    remove_nulls(&mut value);
     convert::to_hub(kind, version, &mut value).map_err(|invalid| vec![in_version(invalid)])?;
     let mut resource = Resource::decode(kind, value).map_err(|invalid| vec![in_version(invalid)])?;
     let mut found = Found::default();
@@ -65,7 +65,7 @@ pub fn parse(value: &Value) -> Result<Parsed, Vec<Invalid>> {
 /// there is nothing to correct.
 pub fn fix(value: &Value) -> Option<Value> {
     let (kind, version) = Kind::of(value).ok()?;
-    let under_spec = crd::absent(kind, version).any(|absent| absent.field() == "matches");
+    let under_spec = crd::absent(kind, version).any(|absent| absent.is_under_spec());
     let mut fixed = value.as_object()?.clone();
     let matches = fixed.remove("matches").filter(|_| under_spec)?;
     let spec = fixed.entry("spec").or_insert_with(|| Map::new().into()).as_object_mut()?;
@@ -83,14 +83,14 @@ fn check_shape(kind: Kind, version: Version, value: &Value) -> Vec<Invalid> {
     schema::check(schema, value, "", &mut found);
     // Status is the mesh's own and no reason to refuse what people wrote.
     found.retain(|invalid| invalid.field != "status" && !invalid.field.starts_with("status."));
-    for absent in crd::absent(kind, version) {
-        let field = absent.field();
-        if let Some(invalid) = found.iter_mut().find(|invalid| invalid.field == field) {
+    for invalid in found.iter_mut().filter(|invalid| invalid.reason == InvalidReason::UnknownField) {
+        if let Some(absent) = crd::absent(kind, version).find(|absent| absent.is_at(&invalid.field)) {
             invalid.hint = Some(absent.hint.to_owned());
         }
     }
     let misplaced = found.iter().any(|invalid| invalid.field == "matches");
-    if kind.has_spec(version) && value.get("spec").is_none() && !misplaced && found.iter().all(|i| i.field != "spec") {
+    let has_spec = value.get("spec").is_some_and(|spec| !spec.is_null());
+    if kind.has_spec(version) && !has_spec && !misplaced && found.iter().all(|i| i.field != "spec") {
         found.push(Invalid::new("spec", InvalidReason::Required, "is missing"));
     }
     check_metadata(value, &mut found);
@@ -101,7 +101,7 @@ fn check_shape(kind: Kind, version: Version, value: &Value) -> Vec<Invalid> {
 }
 
 fn check_metadata(value: &Value, found: &mut Vec<Invalid>) {
-    let Some(metadata) = value.get("metadata") else {
+    let Some(metadata) = value.get("metadata").filter(|metadata| !metadata.is_null()) else {
         found.push(Invalid::new("metadata", InvalidReason::Required, "is missing").hint("write metadata.name"));
         return;
     };
@@ -112,7 +112,7 @@ fn check_metadata(value: &Value, found: &mut Vec<Invalid>) {
                 format!("`{name}` is no name: lower-case letters, digits, `-` and `.`, at most 253 characters");
             found.push(Invalid::new("metadata.name", InvalidReason::Value, message));
         }
-    } else if metadata.get("generateName").is_none() {
+    } else if metadata.get("generateName").is_none_or(Value::is_null) {
         found.push(Invalid::new("metadata.name", InvalidReason::Required, "is missing"));
     }
 }
@@ -126,20 +126,24 @@ fn is_dns_subdomain(name: &str) -> bool {
 }
 
 fn check_headers(version: Version, value: &Value, found: &mut Vec<Invalid>) {
+    for (rule, field) in headers(version, value) {
+        found.extend(Headers::from_value(rule, &field).err());
+    }
+}
+
+/// The headers of every match of a group, each with its path.
+fn headers(version: Version, value: &Value) -> impl Iterator<Item = (&Value, String)> {
     let (holder, field) = match version {
         Version::V1Alpha1 | Version::V1Alpha2 => (value.get("matches"), "matches"),
         _ => (value.get("spec").and_then(|spec| spec.get("matches")), "spec.matches"),
     };
-    for (index, rule) in holder.and_then(Value::as_array).into_iter().flatten().enumerate() {
-        if let Some(Err(error)) = rule.get("headers").map(Headers::from_value) {
-            let field = path::key(&path::item(field, index), "headers");
-            found.push(Invalid::new(field, InvalidReason::Value, error.to_string()));
-        }
-    }
+    let matches = holder.and_then(Value::as_array).into_iter().flatten().enumerate();
+    matches
+        .filter_map(move |(index, rule)| Some((rule.get("headers")?, path::key(&path::item(field, index), "headers"))))
 }
 
-/// The field of the newest version that a mistake names, as the version calls it that the resource was written in.
-fn in_version(kind: Kind, version: Version, invalid: Invalid) -> Invalid {
+/// The field of the newest version that a mistake names, as it stands in the object that was written.
+fn in_version(kind: Kind, version: Version, written: &Value, invalid: Invalid) -> Invalid {
     let renamed: &[(&str, &str)] = match (kind, version) {
         (Kind::TrafficTarget, Version::V1Alpha1) => {
             &[("spec.rules", "specs"), ("spec.sources", "sources"), ("spec.destination", "destination")]
@@ -148,12 +152,23 @@ fn in_version(kind: Kind, version: Version, invalid: Invalid) -> Invalid {
         _ => &[],
     };
     let found = renamed.iter().find_map(|(new, old)| Some((old, invalid.field.strip_prefix(new)?)));
-    match found {
-        Some((old, rest)) => Invalid { field: format!("{old}{rest}"), ..invalid },
-        None => invalid,
-    }
+    let field = found.map_or_else(|| invalid.field.clone(), |(old, rest)| format!("{old}{rest}"));
+    let field = if kind == Kind::HttpRouteGroup { in_array(version, written, field) } else { field };
+    Invalid { field, ..invalid }
 }
 
+/// The path of a header, which names no item, as that of the array it may be written in.
+fn in_array(version: Version, written: &Value, field: String) -> String {
+    let mut found = headers(version, written).filter_map(|(value, at)| {
+        let rest = field.strip_prefix(&at).filter(|rest| !rest.is_empty())?;
+        let name = rest.strip_prefix('.').or_else(|| rest.strip_prefix('[')?.strip_suffix(']'))?;
+        Some(Headers::field(value, &at, name))
+    });
+    found.next().unwrap_or_else(|| field.clone())
+}
+
+/// Removes the nulls of fields, which most clients mean as absent. Those that would cost a restriction, of headers and
+/// of labels, were refused before.
 fn remove_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -10,7 +10,7 @@ use crate::path::{self, closest};
 use crate::{Invalid, InvalidReason};
 
 /// Reports all that is wrong with `value` by `schema`. The null of a known field counts as absent, as most
-/// clients mean it.
+/// clients mean it. Where people choose the names, as of labels, it does not: that would widen what they select.
 pub(crate) fn check(schema: &JSONSchemaProps, value: &Value, field: &str, found: &mut Vec<Invalid>) {
     match value {
         _ if schema.x_kubernetes_int_or_string == Some(true) => check_int_or_string(schema, value, field, found),
@@ -29,21 +29,20 @@ fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, field: &s
             found.push(Invalid::new(path::key(field, name), InvalidReason::Required, "is missing"));
         }
     }
-    let count = fields.values().filter(|value| !value.is_null()).count();
+    let is_map = schema.additional_properties.is_some();
+    let count = fields.values().filter(|value| is_map || !value.is_null()).count();
     if schema.min_properties.is_some_and(|min| (count as i64) < min) {
         found.push(Invalid::new(field, InvalidReason::Required, "must not be empty"));
     }
     for (name, value) in fields {
         let field = path::key(field, name);
         let properties = schema.properties.as_ref();
-        let known = properties.and_then(|properties| properties.get(name)).or(match &schema.additional_properties {
-            Some(JSONSchemaPropsOrBool::Schema(schema)) => Some(&**schema),
-            _ => None,
-        });
-        if let Some(schema) = known {
+        if let Some(schema) = properties.and_then(|properties| properties.get(name)) {
             if !value.is_null() {
                 check(schema, value, &field, found);
             }
+        } else if let Some(JSONSchemaPropsOrBool::Schema(schema)) = &schema.additional_properties {
+            check(schema, value, &field, found);
         } else if properties.is_some() && schema.x_kubernetes_preserve_unknown_fields != Some(true) {
             found.push(unknown_field(schema, name, field));
         }

@@ -68,6 +68,35 @@ fn matches_outside_spec_are_refused_and_can_be_fixed() {
     assert_eq!(fix(&old), None, "in v1alpha2 that is where they belong");
 }
 
+/// What is stored must stay readable, and grants nothing in any version.
+#[test]
+fn the_null_of_a_header_is_refused_in_every_version() {
+    for headers in [json!({"x-internal-token": null}), json!([{"a": "1", "b": null}])] {
+        let group = json!({
+            "apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "metadata": {"name": "a"},
+            "spec": {"matches": [{"name": "a", "headers": headers}]},
+        });
+        assert!(parse(&group).is_err());
+        for version in Kind::HttpRouteGroup.versions() {
+            let converted = convert(group.clone(), &Kind::HttpRouteGroup.api_version(*version)).unwrap();
+            assert!(parse(&converted).is_err(), "{converted}");
+        }
+    }
+}
+
+#[test]
+fn matches_of_a_split_outside_spec_can_be_fixed_where_the_version_has_them() {
+    let split = |version: &str| {
+        json!({
+            "apiVersion": format!("split.smi-spec.io/{version}"), "kind": "TrafficSplit", "metadata": {"name": "a"},
+            "spec": {"service": "a", "backends": [{"service": "b", "weight": 1}]},
+            "matches": [{"kind": "HTTPRouteGroup", "name": "a"}],
+        })
+    };
+    assert!(parse(&fix(&split("v1alpha4")).unwrap()).is_ok());
+    assert_eq!(fix(&split("v1alpha2")), None);
+}
+
 #[test]
 fn headers_kept_for_a_match_that_is_gone_are_refused() {
     let mut group = json!({

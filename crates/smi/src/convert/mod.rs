@@ -186,9 +186,9 @@ fn restore_headers(object: &mut Map<String, Value>, text_of_all: &str) -> Result
         let at = path::item("spec.matches", index);
         let rule = object_mut(rule, &at)?;
         let Some(more) = kept.remove(text(rule, "name", &at)?) else { continue };
-        let mut headers = Headers::from_value(rule.get("headers").unwrap_or(&Value::Null))
-            .map_err(|error| Invalid::new(path::key(&at, "headers"), InvalidReason::Value, error.to_string()))?;
-        let more = Headers::from_value(&more).map_err(|error| refused(error.to_string()))?;
+        let own = rule.get("headers").unwrap_or(&Value::Null);
+        let mut headers = Headers::from_value(own, &path::key(&at, "headers"))?;
+        let more = Headers::from_value(&more, "").map_err(|invalid| refused(invalid.message))?;
         for (name, value) in more.iter() {
             if headers.get(name) != Some(value) {
                 headers.insert(name.to_owned(), value.to_owned()).map_err(|error| refused(error.to_string()))?;
@@ -207,7 +207,7 @@ fn restore_headers(object: &mut Map<String, Value>, text_of_all: &str) -> Result
 fn array_headers(matches: &mut [Value]) {
     for rule in matches {
         let Some(rule) = rule.as_object_mut() else { continue };
-        let headers = rule.get("headers").map(Headers::from_value);
+        let headers = rule.get("headers").map(|headers| Headers::from_value(headers, ""));
         match headers {
             Some(Ok(headers)) if headers.is_empty() => rule.remove("headers"),
             Some(Ok(headers)) => rule.insert("headers".to_owned(), headers.to_value()),

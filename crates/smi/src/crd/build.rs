@@ -17,12 +17,14 @@ pub(super) fn object<const N: usize>(fields: [(&str, Schema); N]) -> Schema {
     Schema { properties: Some(properties), ..of_type("object") }
 }
 
+/// An object of any fields with such values.
+pub(super) fn map(values: Schema) -> Schema {
+    Schema { additional_properties: Some(JSONSchemaPropsOrBool::Schema(Box::new(values))), ..of_type("object") }
+}
+
 /// An object of any fields with string values.
 pub(super) fn strings() -> Schema {
-    Schema {
-        additional_properties: Some(JSONSchemaPropsOrBool::Schema(Box::new(of_type("string")))),
-        ..of_type("object")
-    }
+    map(string())
 }
 
 pub(super) fn list(items: Schema) -> Schema {

@@ -1,7 +1,7 @@
 //! The schema of every kind in every version.
 
 use super::build::{
-    Refine, Schema, anything, boolean, integer, list, name, number, object, one_of, port, string, strings,
+    Refine, Schema, anything, boolean, integer, list, map, name, number, object, one_of, port, string, strings,
 };
 use crate::{Kind, MAX_WEIGHT, Version};
 
@@ -92,7 +92,9 @@ fn rule() -> Schema {
 }
 
 fn identity_binding() -> Schema {
-    let labels = Schema { min_properties: Some(1), ..strings() };
+    // An API server would drop a null where null is not allowed, and so the label it demands. Kept, it is refused when
+    // it is admitted and when it is read.
+    let labels = Schema { min_properties: Some(1), ..map(Schema { nullable: Some(true), ..string() }) };
     let selector =
         object([("matchLabels", labels.about("Labels that a pod must all have."))]).required(&["matchLabels"]);
     let spiffe = Schema { min_length: Some(1), max_length: Some(2048), ..string() }.rule(
