@@ -119,6 +119,29 @@ fn fields_that_a_version_would_lose_are_refused() {
     accepted(&route("v1alpha4"));
 }
 
+/// `parse` refuses every one of them too, by `tests/manifests/refused-lost-fields.yaml`.
+#[test]
+fn fields_that_are_misspelt_or_of_similar_kinds_are_refused() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests/refused-lost-fields.yaml");
+    let documents = manifest::parse(&fs::read_to_string(file).unwrap()).documents;
+    assert!(documents.len() > 5);
+    documents.iter().for_each(|document| refused(&document.value, "is not a field here"));
+}
+
+/// An API server would drop a null that the schema does not allow, and what is left would select more.
+#[test]
+fn i7_the_null_of_a_label_is_kept_so_that_it_can_be_refused() {
+    let null = json!({
+        "apiVersion": "access.smi-spec.io/v1alpha4", "kind": "IdentityBinding", "metadata": {"name": "a"},
+        "spec": {"schemes": {"podLabelSelector": {"matchLabels": {"app": "web", "tier": null}}}},
+    });
+    let labels = "/properties/spec/properties/schemes/properties/podLabelSelector/properties/matchLabels";
+    let schema = schema(Kind::IdentityBinding, Version::V1Alpha4);
+    assert_eq!(schema.pointer(labels).unwrap()["additionalProperties"]["nullable"], true);
+    accepted(&null);
+    assert!(heddle_smi::parse(&null).is_err());
+}
+
 #[test]
 fn matches_outside_spec_are_refused_with_a_hint() {
     let outside = |version: &str| {
