@@ -131,6 +131,7 @@ impl<'a> Candidates<'a> {
         };
         let is_asked = |(own_namespace, own_name): &Name, object: &Object| {
             namespace.is_none_or(|namespace| **own_namespace == *namespace)
+                && query.field_namespace.as_ref().is_none_or(|namespace| **own_namespace == **namespace)
                 && name.is_none_or(|name| **own_name == *name)
                 && query.selector.matches(&object.labels)
         };

@@ -13,8 +13,9 @@ pub struct Query {
     pub scope: Scope,
     /// Which resources appear (M5). It does not choose among their traffic.
     pub selector: Selector,
-    /// One of them by its name, as a field selector says it.
+    /// Which of them by name and by namespace, as a field selector says it: within the scope, never beyond it.
     pub field_name: Option<String>,
+    pub field_namespace: Option<String>,
     pub window: Duration,
     /// Absent: what is received, and of edges both.
     pub direction: Option<Direction>,
@@ -45,6 +46,7 @@ impl Query {
             scope,
             selector: Selector::default(),
             field_name: None,
+            field_namespace: None,
             window: DEFAULT_WINDOW,
             direction: None,
             side: None,
@@ -83,10 +85,10 @@ impl Query {
 
     fn select_field(&mut self, selector: &str) -> Result<(), Refusal> {
         for term in selector.split(',') {
-            match (term.replace("==", "=").split_once('='), &mut self.scope) {
-                (Some(("metadata.name", name)), _) => self.field_name = Some(name.to_owned()),
-                (Some(("metadata.namespace", value)), Scope::List { namespace }) => {
-                    *namespace = Some(value.to_owned());
+            let (field, value) = match (term.replace("==", "=").split_once('='), &self.scope) {
+                (Some(("metadata.name", name)), _) => (&mut self.field_name, name.to_owned()),
+                (Some(("metadata.namespace", value)), Scope::List { .. }) => {
+                    (&mut self.field_namespace, value.to_owned())
                 }
                 _ => {
                     let message = format!(
@@ -94,7 +96,11 @@ impl Query {
                     );
                     return Err(Refusal::bad_request(message));
                 }
+            };
+            if field.as_ref().is_some_and(|said| *said != value) {
+                return Err(Refusal::bad_request(format!("`{selector}` selects nothing: a field has one value")));
             }
+            *field = Some(value);
         }
         Ok(())
     }
@@ -197,7 +203,7 @@ mod tests {
     fn a_field_selector_chooses_by_name_and_namespace() {
         let query = asked(&[("fieldSelector", "metadata.name=web,metadata.namespace==shop")]).unwrap();
         assert_eq!(query.field_name.as_deref(), Some("web"));
-        assert_eq!(query.scope, Scope::List { namespace: Some("shop".into()) });
+        assert_eq!(query.field_namespace.as_deref(), Some("shop"));
         assert_eq!(asked(&[("fieldSelector", "spec.nodeName=a")]).unwrap_err().code, 400);
     }
 

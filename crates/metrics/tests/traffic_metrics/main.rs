@@ -230,6 +230,20 @@ fn m10_edges_have_a_permission_of_their_own() {
 }
 
 #[test]
+fn m10_a_field_selector_never_leaves_the_namespace_that_was_authorised() {
+    let world = World::begun();
+    let names = |path: &str| {
+        let items = world.get(path)["items"].as_array().unwrap().clone();
+        items.into_iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("/namespaces/shop/pods?fieldSelector=metadata.namespace=shop"), ["buyer-1", "web-1", "web-2"]);
+    assert_eq!(names("/namespaces/shop/pods?fieldSelector=metadata.namespace=stock"), [""; 0]);
+    assert_eq!(names("/pods?fieldSelector=metadata.namespace=stock"), ["db-0"]);
+    let two = "/pods?fieldSelector=metadata.namespace=shop,metadata.namespace=stock";
+    assert_eq!(world.ask(two).unwrap_err().code, 400);
+}
+
+#[test]
 fn m11_latencies_are_milliseconds() {
     let mut world = World::begun();
     world.report("web-1", vec![(served("web-1", "buyer-1"), totals(100, 0, 0, 64))]);
