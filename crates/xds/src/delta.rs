@@ -44,6 +44,8 @@ pub(crate) enum Next {
     Send(Snapshot, DeltaDiscoveryResponse),
     /// There is none: the client has the target.
     UpToDate(Snapshot),
+    /// There is none: the client has refused the target.
+    Refused(Snapshot),
     /// Nothing can be said yet.
     Wait,
 }
@@ -93,7 +95,7 @@ impl Delta {
             return Next::UpToDate(snapshot);
         }
         if self.refused.as_ref() == Some(&snapshot.revision) {
-            return Next::Wait;
+            return Next::Refused(snapshot);
         }
         self.responses += 1;
         let nonce = self.responses.to_string();

@@ -130,9 +130,12 @@ fn a_refused_change_is_not_repeated_and_the_next_one_starts_from_what_the_client
     let response = sent(&mut delta);
     let heard = delta.hear(&answer(&response, Some("no"))).unwrap();
     assert!(matches!(heard, Heard::Nack(snapshot, message) if snapshot.config == bad && message == "no"));
-    assert!(matches!(delta.next(), Next::Wait));
+    assert!(matches!(delta.next(), Next::Refused(snapshot) if snapshot.config == bad));
+    // Taken back, and applied again.
+    delta.aim(encoded(&config(&[("a", "10.0.0.1"), ("b", "10.0.0.2")])));
+    assert!(matches!(delta.next(), Next::UpToDate(_)));
     delta.aim(encoded(&bad));
-    assert!(matches!(delta.next(), Next::Wait));
+    assert!(matches!(delta.next(), Next::Refused(snapshot) if snapshot.config == bad));
 
     delta.aim(encoded(&config(&[("a", "10.0.0.66"), ("b", "10.0.0.3")])));
     assert_eq!(names(&sent(&mut delta)), ["service/shop/a", "service/shop/b"]);

@@ -107,6 +107,8 @@ async fn converse<B: Backend>(
                 responses.try_send(Ok(response)).map_err(full)?;
             }
             Next::UpToDate(snapshot) => entry.up_to_date(snapshot),
+            // What it said of it still holds.
+            Next::Refused(snapshot) => entry.update(|proxy| proxy.sent = Some(snapshot)),
             Next::Wait => {}
         }
     }
