@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
 /// Who stands for election.
@@ -34,13 +34,16 @@ pub async fn campaign(client: Client, candidate: Candidate, leads: watch::Sender
     let mut seen = Seen { version: None, at: Instant::now() };
     let mut renewed: Option<Instant> = None;
     loop {
-        match attempt(&api, &candidate, &mut seen).await {
-            Ok(true) => renewed = Some(Instant::now()),
-            Ok(false) => renewed = None,
-            Err(error) => debug!(%error, "the lease cannot be renewed"),
+        // The term begins when it is asked for: an answer may be late.
+        let asked = Instant::now();
+        match timeout(RENEW_EVERY, attempt(&api, &candidate, &mut seen)).await {
+            Ok(Ok(true)) => renewed = Some(asked),
+            Ok(Ok(false)) => renewed = None,
+            Ok(Err(error)) => debug!(%error, "the lease cannot be renewed"),
+            Err(_) => debug!("the API server does not answer"),
         }
         // A leader that cannot reach the API server steps down before another may take over.
-        let leading = renewed.is_some_and(|at| at.elapsed() + RENEW_EVERY < TERM);
+        let leading = renewed.is_some_and(|at| at.elapsed() + 2 * RENEW_EVERY < TERM);
         leads.send_if_modified(|leads| {
             let changed = *leads != leading;
             if changed {
