@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use heddle_cluster::read;
 use heddle_identity::Store;
 use kube::Client;
@@ -124,19 +124,24 @@ impl FrontProxy {
 
     /// Who asks. Only for the request of one that is [admitted](Self::admits).
     pub(crate) fn user(&self, headers: &HeaderMap) -> Option<User> {
-        let values = |name: &String| headers.get_all(name.as_str()).iter().filter_map(|value| value.to_str().ok());
+        let values = |name: &String| headers.get_all(name.as_str()).iter().filter_map(text);
         let name = self.headers.user.iter().flat_map(values).find(|name| !name.is_empty())?.to_owned();
         let groups = self.headers.group.iter().flat_map(values).map(str::to_owned).collect();
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (header, value) in headers {
             let prefixes = self.headers.extra_prefix.iter().map(|prefix| prefix.to_ascii_lowercase());
             let key = prefixes.into_iter().find_map(|prefix| header.as_str().strip_prefix(&prefix).map(unescape));
-            if let (Some(key), Ok(value)) = (key, value.to_str()) {
+            if let (Some(key), Some(value)) = (key, text(value)) {
                 extra.entry(key).or_default().push(value.to_owned());
             }
         }
         Some(User { name, groups, extra })
     }
+}
+
+/// A header's value; names of people are not all ASCII, and the API server sends them as they are.
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// A key of extra information: what a header's name cannot hold is percent-encoded in it.
@@ -207,6 +212,16 @@ mod tests {
         assert_eq!(user.groups, ["system:authenticated", "readers"]);
         assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web-1"]);
         assert_eq!(front_proxy("").user(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_user_may_have_any_name() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-remote-user", "josé"), ("x-remote-group", "entwicklung-süd")] {
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let user = front_proxy("").user(&headers).unwrap();
+        assert_eq!((&*user.name, &*user.groups), ("josé", &["entwicklung-süd".to_owned()][..]));
     }
 
     #[test]
