@@ -68,13 +68,21 @@ fn root_of(secret: Value) -> anyhow::Result<Authority> {
     Ok(Authority::from_pem(&pem("tls.crt")?, &pem("tls.key")?)?)
 }
 
+/// The longest sleep until the certificate is due: a machine that was suspended looks at its clock again.
+const NAP: Duration = Duration::from_secs(30);
+
 /// Keeps a valid certificate for the control plane's servers in `store`, and never ends. The first is there when this
-/// is called; `ttl` is how long each is valid, and it is renewed after two thirds of that.
+/// is called; `ttl` is how long each is valid, and it is renewed after two thirds of that. What cannot be renewed is
+/// tried again.
 pub(crate) async fn keep_certified(authority: Arc<Authority>, store: Store, ttl: Duration) {
     loop {
-        tokio::time::sleep(ttl * 2 / 3).await;
-        if let Err(error) = certify(&authority, &store, ttl) {
+        let due = store.current().map_or(SystemTime::UNIX_EPOCH, |credentials| credentials.svid.rotate_at());
+        let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+        if !left.is_zero() {
+            tokio::time::sleep(left.min(NAP)).await;
+        } else if let Err(error) = certify(&authority, &store, ttl) {
             error!(%error, "the control plane's certificate cannot be renewed");
+            tokio::time::sleep(NAP.min(ttl / 10)).await;
         }
     }
 }
