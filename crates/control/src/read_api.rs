@@ -48,6 +48,11 @@ const ADMISSION_MAX: usize = 8 << 20;
 /// A conversion review holds a page of a list.
 const CONVERSION_MAX: usize = 64 << 20;
 
+/// Reviews at a time, whose bodies are in memory, and how long one may take with the reading of its body. The API server
+/// waits less long for a webhook, and asks again.
+const REVIEWS: usize = 16;
+const REVIEW: Duration = Duration::from_secs(30);
+
 /// Trial compilations at a time, and how long one may take. Without it there are fewer warnings, and nothing else.
 const TRIALS: usize = 1;
 const TRIAL: Duration = Duration::from_secs(1);
@@ -57,6 +62,8 @@ pub(crate) fn router(sources: Sources) -> Router {
     let trials = Arc::new(Semaphore::new(TRIALS));
     let validate = post(validate).layer(DefaultBodyLimit::max(ADMISSION_MAX)).with_state((sources.clone(), trials));
     let convert = post(convert).layer(DefaultBodyLimit::max(CONVERSION_MAX));
+    let reviews = Router::new().route("/validate", validate).route("/convert", convert);
+    let reviews = reviews.layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(REVIEWS)), bounded));
     let group = format!("/apis/{GROUP}");
     let version = format!("/apis/{API_VERSION}");
     let read = Router::new()
@@ -74,7 +81,17 @@ pub(crate) fn router(sources: Sources) -> Router {
     let read = read
         .merge(metrics_api::router(metrics))
         .layer(middleware::from_fn_with_state(sources.front_proxy, authenticate));
-    Router::new().route("/validate", validate).route("/convert", convert).merge(read).fallback(async || not_found(""))
+    reviews.merge(read).fallback(async || not_found(""))
+}
+
+/// Takes in a review when there is room for it, and gives up on one that is too slow.
+async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let review = async {
+        let _place = places.acquire().await;
+        next.run(request).await
+    };
+    let late = |_| status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the review took too long".to_owned());
+    tokio::time::timeout(REVIEW, review).await.unwrap_or_else(late)
 }
 
 /// Lets in only the API server, and notes in whose name it asks.

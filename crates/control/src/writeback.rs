@@ -151,6 +151,7 @@ fn draft(condition: &Condition, key: &Key, delays: &Delays) -> Draft {
     let (status, reason, message) = match (condition.r#type, condition.status, delays.get(key)) {
         (ConditionType::Programmed, ConditionStatus::True, Some(delay)) => match &delay.rejected {
             Some((pod, message)) => ("False", "Rejected", format!("the proxy of {pod} refused it: {message}")),
+            None if delay.pending == 1 => ("Unknown", "Pending", "1 proxy has not applied it yet".to_owned()),
             None => ("Unknown", "Pending", format!("{} proxies have not applied it yet", delay.pending)),
         },
         _ => (condition.status.as_str(), condition.reason, condition.message.clone()),
