@@ -228,13 +228,13 @@ impl Container {
             // Over TLS the path cannot be seen.
             let is_tls = http.scheme.as_deref() == Some("HTTPS");
             let path = if is_tls { None } else { Some(probe_path(http.path.as_deref().unwrap_or_default())?) };
-            return Some(Probe { port: self.resolve(&http.port)?, path });
+            return Some(Probe { port: self.resolve(&http.port)?, path, tls: is_tls });
         }
         if let Some(tcp) = handler.tcp_socket.as_ref().filter(|tcp| tcp.host.is_none()) {
-            return Some(Probe { port: self.resolve(&tcp.port)?, path: None });
+            return Some(Probe { port: self.resolve(&tcp.port)?, path: None, tls: false });
         }
         let grpc = handler.grpc.as_ref()?;
-        Some(Probe { port: grpc.port, path: Some(GRPC_HEALTH_CHECK.into()) })
+        Some(Probe { port: grpc.port, path: Some(GRPC_HEALTH_CHECK.into()), tls: false })
     }
 
     fn resolve(&self, port: &PortReference) -> Option<u16> {

@@ -94,9 +94,12 @@ pub enum Ports {
 pub struct Probe {
     pub port: u16,
     /// The path of an HTTP probe, normalised and without query; that of the health check's method for a gRPC probe.
-    /// Absent for a TCP probe.
+    /// Absent for a probe that only connects, and for one over TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Arc<str>>,
+    /// Whether it speaks TLS with the application. Its path cannot be seen then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 /// Who is at the other end, as far as its certificate proves it.
@@ -174,6 +177,11 @@ impl Inbound {
     pub fn is_probe(&self, from: IpAddr, port: u16, path: Option<&str>) -> bool {
         self.node_addresses.contains(&from)
             && self.probes.iter().any(|probe| probe.port == port && probe.path.as_deref() == path)
+    }
+
+    /// Whether a plaintext connection from `from` may be a probe over TLS, whose bytes must pass unseen.
+    pub fn is_tls_probe(&self, from: IpAddr, port: u16) -> bool {
+        self.node_addresses.contains(&from) && self.probes.iter().any(|probe| probe.port == port && probe.tls)
     }
 
     /// What every authorization says of a request, in their order: the same judgement as [`Inbound::decide_request`],

@@ -21,6 +21,15 @@ pub(crate) enum Admission {
     Denied(Reason),
 }
 
+/// What becomes of a connection that is not looked into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Passage {
+    Open,
+    /// It may be a probe that only connects: it is answered, and a byte of it is denied for this reason.
+    Probe(Reason),
+    Denied(Reason),
+}
+
 /// Judges a request by the present configuration; `None` when its path cannot be judged.
 pub(crate) fn check_request(to: &Inbound, request: &Request<'_, '_>, record: Option<&mut Record>) -> Option<Admission> {
     request.judge(|judged| check(to, judged, record))
@@ -60,21 +69,27 @@ fn deny_proxy_itself(to: &Inbound, record: Option<&mut Record>, what: impl FnOnc
 
 /// Judges a connection that is not looked into. [`Reason::NotHttp`] means that its requests may be allowed: it is not
 /// recorded before the connection has turned out to have none.
-pub(crate) fn check_connection(to: &Inbound, record: Option<&mut Record>) -> Admission {
+pub(crate) fn check_connection(to: &Inbound, record: Option<&mut Record>) -> Passage {
     let view = to.worker.view();
     if view.snapshot.config.settings.is_none() {
-        return Admission::Denied(Reason::Overloaded);
+        return Passage::Denied(Reason::Overloaded);
     }
     if to.is_proxy_itself() {
-        return deny_proxy_itself(to, record, || "TCP".to_owned());
+        return deny_proxy_itself(to, record, || "TCP".to_owned()).into();
     }
     let inbound = &view.snapshot.config.inbound;
     let decision = inbound.decide_connection(&to.client.peer, to.port);
     if let (false, Verdict::Denied(Denied { reason: Reason::NotHttp, .. })) = (decision.admitted, decision.verdict) {
-        return Admission::Denied(Reason::NotHttp);
+        return Passage::Denied(Reason::NotHttp);
     }
     let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, None));
-    admit(to, &decision, record, is_probe, || "TCP".to_owned())
+    let admission = admit(to, &decision, record, is_probe, || "TCP".to_owned());
+    match (admission, decision.verdict) {
+        (Admission::Admitted, Verdict::Denied(denied)) if !still_allows_connection(inbound, to) => {
+            Passage::Probe(denied.reason)
+        }
+        _ => admission.into(),
+    }
 }
 
 /// Whether a connection would be admitted if it carried no HTTP. Nothing is recorded.
@@ -122,7 +137,7 @@ fn admit(
 /// Whether a live connection would be admitted by `inbound`, a newer configuration (A28).
 pub(crate) fn still_allows_connection(inbound: &heddle_policy::Inbound, to: &Inbound) -> bool {
     inbound.decide_connection(&to.client.peer, to.port).admitted
-        || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, None))
+        || to.client.plaintext_from.is_some_and(|from| inbound.is_tls_probe(from, to.port))
 }
 
 /// Whether a request that changed protocol, such as to WebSocket, would be admitted by a newer configuration.
@@ -169,6 +184,15 @@ pub(crate) async fn until_revoked<R>(
     tokio::select! {
         result = moving => Some(result),
         () = revoked => None,
+    }
+}
+
+impl From<Admission> for Passage {
+    fn from(admission: Admission) -> Self {
+        match admission {
+            Admission::Admitted => Self::Open,
+            Admission::Denied(reason) => Self::Denied(reason),
+        }
     }
 }
 

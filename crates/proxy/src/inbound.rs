@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use crate::access::{self, Admission};
+use crate::access::{self, Admission, Passage};
 use crate::detect::{Detected, detect, either_speaks, has_spoken};
 use crate::dial::captured_destination;
 use crate::http1::{self, End, Handler, Refusal, Request};
@@ -203,8 +203,9 @@ impl Inbound {
     async fn tcp<T: Transport>(self, mut conn: Conn<T>, application: Option<Conn<Upstream>>, activity: &Activity) {
         let mut record = Record::of_connection(&self.worker, self.initiator());
         match access::check_connection(&self, record.as_deref_mut()) {
-            Admission::Admitted => self.pass(conn, application, record).await,
-            Admission::Denied(Reason::NotHttp) if self.client.plaintext_from.is_none() => {
+            Passage::Open => self.pass(conn, application, record).await,
+            Passage::Probe(reason) => self.answer_probe(conn, reason, record).await,
+            Passage::Denied(Reason::NotHttp) if self.client.plaintext_from.is_none() => {
                 match detect(&mut conn, limits::HEAD_TIMEOUT).await {
                     Detected::Http1 => {
                         Record::forget(record);
@@ -217,7 +218,33 @@ impl Inbound {
                     Detected::Other => self.deny(conn, Reason::NotHttp, record),
                 }
             }
-            Admission::Denied(reason) => self.deny(conn, reason, record),
+            Passage::Denied(reason) => self.deny(conn, reason, record),
+        }
+    }
+
+    /// Tells a probe that only connects whether the application can be connected to. Nothing passes: who has more to say
+    /// is no probe (A34).
+    async fn answer_probe<T: Transport>(self, mut conn: Conn<T>, reason: Reason, mut record: Option<Box<Record>>) {
+        let counters = &self.client.counters;
+        let _application = match self.dial().await {
+            Ok(application) => application,
+            Err(reason) => {
+                if let Some(record) = &mut record {
+                    record.refused(reason);
+                }
+                conn.transport.refuse();
+                counters.reason(reason);
+                return counters.connection(Outcome::Failure);
+            }
+        };
+        match timeout(limits::HEAD_TIMEOUT, conn.fill()).await {
+            Ok(Ok(1..)) => self.deny(conn, reason, record),
+            _ => {
+                counters.connection(Outcome::Success);
+                if let Some(record) = &mut record {
+                    record.closed(Outcome::Success, 0, 0, &counters.edge);
+                }
+            }
         }
     }
 

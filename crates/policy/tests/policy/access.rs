@@ -221,7 +221,7 @@ fn a33_options_is_a_method_like_others() {
 fn a34_only_a_declared_probe_from_the_node_needs_no_identity() {
     let inbound: Inbound = serde_json::from_value(json!({
         "mode": "enforce",
-        "probes": [{"port": 8080, "path": "/healthz"}, {"port": 9000}],
+        "probes": [{"port": 8080, "path": "/healthz"}, {"port": 9000}, {"port": 8443, "tls": true}],
         "nodeAddresses": ["10.244.0.1"],
     }))
     .unwrap();
@@ -233,6 +233,8 @@ fn a34_only_a_declared_probe_from_the_node_needs_no_identity() {
     assert!(!inbound.is_probe(node, 8081, Some("/healthz")), "another port");
     assert!(!inbound.is_probe(node, 8080, None), "a connection to an HTTP probe's port");
     assert!(!inbound.is_probe(node, 9000, Some("/")), "a request to a TCP probe's port");
+    assert!(inbound.is_tls_probe(node, 8443) && !inbound.is_tls_probe(other, 8443));
+    assert!(!inbound.is_tls_probe(node, 9000), "a probe that only connects");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the server's proxy lets in.
 
-use heddle_policy::telemetry::Side;
+use heddle_policy::telemetry::{Counts, Side};
 use heddle_proxy::Entrance;
 use serde_json::json;
 
@@ -114,6 +114,33 @@ fn a34_a_declared_probe_is_answered_and_opens_nothing_else() {
     assert_eq!([ask("/healthz"), ask("/healthz?a"), ask("/"), ask("/healthz/../admin")], [200, 200, 403, 403]);
     server.configure(inbound("10.0.0.9"), json!([]));
     assert_eq!(ask("/healthz"), 403);
+}
+
+#[test]
+fn a34_a_probe_that_connects_passes_no_byte_unless_it_speaks_tls() {
+    let mesh = Mesh::new();
+    let ip = crate::mesh::address();
+    let app = App::saying(ip, "secrets");
+    let port = app.address.port();
+    let server = mesh.pod_at(ip, "shop/server", &[], &[port]);
+    let configure = |tls: bool| {
+        let inbound = json!({
+            "mode": "enforce", "ports": [{ "port": port, "protocol": "tcp" }],
+            "probes": [{ "port": port, "tls": tls }], "nodeAddresses": ["127.0.0.1"],
+        });
+        server.configure(inbound, json!([]));
+    };
+    let connections = |of: fn(&Counts) -> u64| server.total(Side::Server, |totals| of(&totals.connections));
+    configure(false);
+    drop(Client::connect(server.entrance(&Entrance::Plaintext(port))));
+    eventually("a probe is a success", || connections(|counts| counts.success) == 1);
+    let mut client = Client::connect(server.entrance(&Entrance::Plaintext(port)));
+    client.send(GET);
+    assert!(client.is_closed());
+    eventually("what has more to say is denied", || connections(|counts| counts.denied) == 1);
+    assert!(app.received().is_empty());
+    configure(true);
+    assert_eq!(Client::connect(server.entrance(&Entrance::Plaintext(port))).ask(GET).status, 200);
 }
 
 #[test]
