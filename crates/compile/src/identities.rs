@@ -39,7 +39,13 @@ impl Identities<'_> {
                 }
                 SubjectKind::IdentityBinding => {
                     let Some(binding) = self.binding(namespace, &subject.name, &origin, problems) else { continue };
-                    sources.extend(self.binding_sources(namespace, &binding.spec.schemes, &origin));
+                    let schemes = &binding.spec.schemes;
+                    // Nothing is known of who is in another trust domain.
+                    if !schemes.spiffe_identities.iter().any(|text| self.is_foreign(text)) {
+                        let whose = format!("the IdentityBinding `{namespace}/{}`", subject.name);
+                        problems.extend(self.absence(&self.bearers(namespace, schemes), &whose, &origin));
+                    }
+                    sources.extend(self.binding_sources(namespace, schemes, &origin));
                 }
                 // smi has said so (A26).
                 SubjectKind::Other(_) => {}
@@ -66,30 +72,81 @@ impl Identities<'_> {
                 let Some(binding) = self.binding(namespace, &subject.name, &origin, problems) else {
                     return Vec::new();
                 };
-                self.bound_workloads(namespace, &binding.spec.schemes, &origin, problems)
+                let workloads = self.bound_workloads(namespace, &binding.spec.schemes, &origin, problems);
+                let whose = format!("the IdentityBinding `{namespace}/{}`", subject.name);
+                problems.extend(self.absence(&workloads, &whose, &origin));
+                workloads
             }
             SubjectKind::Other(_) => Vec::new(),
         }
     }
 
-    /// The identity of a ServiceAccount. It is worth knowing that no workload has it, or that those have no proxy to
-    /// prove it or to enforce anything.
-    fn account(&self, namespace: &str, name: &str, origin: &Origin, problems: &mut Vec<Problem>) -> Option<SpiffeId> {
-        let workloads = self.workloads.of_account(namespace, name);
-        if workloads.is_empty() {
-            let message = format!("no workload runs as the ServiceAccount `{namespace}/{name}`");
-            problems.push(Problem::note(origin.clone(), ProblemReason::NoWorkload, message));
-        } else if workloads.iter().all(|&number| self.workloads.all[number].identity.is_none()) {
-            let message = format!(
-                "no workload of the ServiceAccount `{namespace}/{name}` is in the mesh: without a proxy it neither \
-                 proves its identity nor enforces access"
-            );
-            problems.push(Problem::warning(origin.clone(), ProblemReason::NotInMesh, message));
+    /// Says of every binding which of its schemes stand for nobody, whether or not a target names it.
+    pub(crate) fn bindings(&self, problems: &mut Vec<Problem>) {
+        for fact in self.set.bindings.values() {
+            let Some(schemes) = fact.value.as_ref().map(|binding| &binding.spec.schemes) else { continue };
+            let namespace = &fact.origin.namespace;
+            if let Some(account) = &schemes.service_account {
+                self.account(namespace, account, &fact.at("spec.schemes.serviceAccount"), problems);
+            }
+            if schemes.pod_label_selector.is_some() {
+                let origin = fact.at("spec.schemes.podLabelSelector");
+                let whose = format!("the namespace `{namespace}` with these labels");
+                problems.extend(self.absence(&self.selected(namespace, schemes), &whose, &origin));
+            }
+            for (number, text) in schemes.spiffe_identities.iter().enumerate() {
+                let origin = fact.at(&format!("spec.schemes.spiffeIdentities[{number}]"));
+                self.written(text, &origin, problems);
+            }
         }
+    }
+
+    /// Says of a SPIFFE ID in a binding what keeps its bearers from being heard.
+    fn written(&self, text: &str, origin: &Origin, problems: &mut Vec<Problem>) {
+        if self.is_foreign(text) {
+            let message = format!(
+                "`{text}` is of another trust domain than the mesh (`{}`): as a source it cannot connect yet, because \
+                 proxies believe certificates of their own trust domain alone",
+                self.settings.trust_domain
+            );
+            problems.push(Problem::warning(origin.clone(), ProblemReason::NotFederated, message));
+            return;
+        }
+        match self.spiffe_id(text).as_ref().and_then(SpiffeId::service_account) {
+            Some((namespace, account)) => {
+                self.account(namespace, account, origin, problems);
+            }
+            None => {
+                let message = format!("no workload has the identity `{text}`: those of the mesh name a ServiceAccount");
+                problems.push(Problem::warning(origin.clone(), ProblemReason::NoWorkload, message));
+            }
+        }
+    }
+
+    /// The identity of a ServiceAccount.
+    fn account(&self, namespace: &str, name: &str, origin: &Origin, problems: &mut Vec<Problem>) -> Option<SpiffeId> {
+        let whose = format!("the ServiceAccount `{namespace}/{name}`");
+        problems.extend(self.absence(self.workloads.of_account(namespace, name), &whose, origin));
         let identity = SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name);
         let invalid =
             |error: InvalidSpiffeId| Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string());
         identity.map_err(|error| problems.push(invalid(error))).ok()
+    }
+
+    /// It is worth knowing that there are no workloads of a name, or that they have no proxy to prove who they are or to
+    /// enforce anything.
+    fn absence(&self, workloads: &[usize], whose: &str, origin: &Origin) -> Option<Problem> {
+        if workloads.is_empty() {
+            let message = format!("there is no workload of {whose}");
+            return Some(Problem::note(origin.clone(), ProblemReason::NoWorkload, message));
+        }
+        let is_outside = |&number: &usize| self.workloads.all[number].identity.is_none();
+        workloads.iter().all(is_outside).then(|| {
+            let message = format!(
+                "no workload of {whose} is in the mesh: without a proxy it neither proves its identity nor enforces access"
+            );
+            Problem::warning(origin.clone(), ProblemReason::NotInMesh, message)
+        })
     }
 
     /// A binding that is there and valid.
@@ -133,6 +190,19 @@ impl Identities<'_> {
         sources
     }
 
+    /// The workloads that have a binding's identity as sources, in any namespace.
+    fn bearers(&self, namespace: &str, schemes: &Schemes) -> Vec<usize> {
+        let mut numbers = self.selected(namespace, schemes);
+        let account = schemes.service_account.iter();
+        numbers.extend(account.flat_map(|name| self.workloads.of_account(namespace, name)));
+        let written = schemes.spiffe_identities.iter().filter_map(|text| self.spiffe_id(text));
+        for id in written {
+            let account = id.service_account();
+            numbers.extend(account.iter().flat_map(|(of, name)| self.workloads.of_account(of, name)));
+        }
+        numbers
+    }
+
     /// The workloads of a binding's namespace that it names. It has no say over others (I3, I4).
     fn bound_workloads(
         &self,
@@ -145,9 +215,8 @@ impl Identities<'_> {
         let account = schemes.service_account.iter();
         numbers.extend(account.flat_map(|name| self.workloads.of_account(namespace, name)));
         for text in &schemes.spiffe_identities {
-            let id = self.spiffe_id(text);
-            let own = id.as_ref().filter(|id| id.trust_domain() == &*self.settings.trust_domain);
-            match own.and_then(SpiffeId::service_account) {
+            let id = self.spiffe_id(text).filter(|_| !self.is_foreign(text));
+            match id.as_ref().and_then(SpiffeId::service_account) {
                 Some((of, name)) if of == namespace => numbers.extend(self.workloads.of_account(namespace, name)),
                 _ => {
                     let message =
@@ -170,11 +239,17 @@ impl Identities<'_> {
     /// path; in our own trust domain nothing else looks like it.
     fn spiffe_id(&self, text: &str) -> Option<SpiffeId> {
         let id: SpiffeId = text.parse().ok()?;
-        let domain = &*self.settings.trust_domain;
-        let path = id.as_str().strip_prefix("spiffe://")?.strip_prefix(domain)?.strip_prefix('/');
-        match path.map(|path| path.split('/').collect::<Vec<_>>()).as_deref() {
-            Some([account, namespace]) => SpiffeId::of_service_account(domain, namespace, account).ok(),
+        let domain = id.trust_domain();
+        let path: Vec<&str> = id.as_str().split('/').skip(3).collect();
+        match path.as_slice() {
+            [account, namespace] if domain == &*self.settings.trust_domain => {
+                SpiffeId::of_service_account(domain, namespace, account).ok()
+            }
             _ => Some(id),
         }
+    }
+
+    fn is_foreign(&self, text: &str) -> bool {
+        text.parse().is_ok_and(|id: SpiffeId| id.trust_domain() != &*self.settings.trust_domain)
     }
 }

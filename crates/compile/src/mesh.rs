@@ -46,6 +46,7 @@ pub fn compile(set: &ResourceSet) -> Compiled {
     let endpoints = endpoints(set, &workloads);
     let splits = splits(set, &settings, &endpoints, &mut problems);
     let identities = Identities { set, settings: &settings, workloads: &workloads };
+    identities.bindings(&mut problems);
     let access = access(&identities, &mut problems);
     let proxies = proxies(&settings, &workloads, access, &mut problems);
     udp_routes(set, &mut problems);

@@ -50,10 +50,12 @@ pub enum ProblemReason {
     ForeignIdentity,
     /// A split whose root or backend is in another namespace, or not a Service's name (T1, T22).
     ForeignService,
-    /// No workload runs with the identity that a target names.
+    /// No workload runs with the identity that a target or a binding names.
     NoWorkload,
-    /// The workloads that a target names have no proxy.
+    /// The workloads that a target or a binding names have no proxy.
     NotInMesh,
+    /// An identity of another trust domain as a source: its certificate is not believed yet (I4).
+    NotFederated,
     /// A Service port that maps to several container ports (S16).
     PortAmbiguous,
     /// A backend without the root's port (T10).
@@ -172,6 +174,7 @@ impl ProblemReason {
             Self::ForeignService => "ForeignService",
             Self::NoWorkload => "NoWorkload",
             Self::NotInMesh => "NotInMesh",
+            Self::NotFederated => "NotFederated",
             Self::PortAmbiguous => "PortAmbiguous",
             Self::PortMismatch => "PortMismatch",
             Self::AllWeightsZero => "AllWeightsZero",
@@ -208,7 +211,7 @@ impl ProblemReason {
             | Self::RootNotFound
             | Self::UnsupportedRoot
             | Self::UnsupportedBackend => Some(ConditionType::ResolvedRefs),
-            Self::AllWeightsZero | Self::UdpNotCarried => Some(ConditionType::Programmed),
+            Self::AllWeightsZero | Self::NotFederated | Self::UdpNotCarried => Some(ConditionType::Programmed),
             Self::UnknownField
             | Self::Doubtful
             | Self::NoWorkload
