@@ -14,12 +14,25 @@ use crate::{Problem, ProblemReason, ResourceSet};
 /// What each workload grants, by its number.
 pub(crate) type Access = Vec<Vec<Arc<Authorization>>>;
 
-/// The layers of one target (A16). A layer that a rule of it mentions is there, however little of it resolves: what
-/// is missing never widens what is left.
+/// The layers of one target (A16), as they are written. A layer that a rule of it mentions is there, however little of
+/// it resolves: what is missing never widens what is left.
 #[derive(Default)]
 struct Layers {
-    tcp: Option<Ports>,
+    tcp: Option<Vec<Written>>,
     http: Option<Vec<Arc<HttpMatch>>>,
+    udp: Option<Vec<Written>>,
+}
+
+/// Ports that a rule or a target names: container ports or Service ports, which each workload has at its own numbers.
+enum Written {
+    All,
+    Only { ports: Vec<u16>, field: String },
+}
+
+/// Ports of both transports, as the container ports of one workload.
+#[derive(PartialEq)]
+struct Resolved {
+    tcp: Option<Ports>,
     udp: Option<Ports>,
 }
 
@@ -28,9 +41,10 @@ pub(crate) fn access(identities: &Identities<'_>, problems: &mut Vec<Problem>) -
     let mut access = vec![Vec::new(); identities.workloads.all.len()];
     for fact in identities.set.targets.values() {
         let Some(target) = &fact.value else { continue };
-        let mut context = Context { identities, fact, target, members: Vec::new(), problems };
-        if let Some(authorization) = context.authorization().map(Arc::new) {
-            context.members.into_iter().for_each(|number| access[number].push(authorization.clone()));
+        let mut context = Context { identities, fact, target, problems };
+        for (authorization, members) in context.authorizations() {
+            let authorization = Arc::new(authorization);
+            members.into_iter().for_each(|number| access[number].push(authorization.clone()));
         }
     }
     access
@@ -49,16 +63,14 @@ struct Context<'a> {
     identities: &'a Identities<'a>,
     fact: &'a Fact<TrafficTarget>,
     target: &'a TrafficTarget,
-    /// The workloads of its destination, by number.
-    members: Vec<usize>,
     problems: &'a mut Vec<Problem>,
 }
 
 // === impl Context ===
 
 impl<'a> Context<'a> {
-    /// What the target grants to the workloads in `members`; `None` when it grants nothing.
-    fn authorization(&mut self) -> Option<Authorization> {
+    /// What the target grants, and at which workloads, by number. Those whose ports have the same numbers share it.
+    fn authorizations(&mut self) -> Vec<(Authorization, Vec<usize>)> {
         let spec = &self.target.spec;
         if self.is_foreign() {
             let message = "the destination is in another namespace than the target: the target grants nothing";
@@ -66,14 +78,56 @@ impl<'a> Context<'a> {
             self.problems.push(problem.hint(
                 "move the target to its destination's namespace, or set `allowForeignTargets` in the MeshConfig",
             ));
-            return None;
+            return Vec::new();
         }
-        self.members = self.identities.destination(self.fact, &spec.destination, self.problems);
+        let members = self.identities.destination(self.fact, &spec.destination, self.problems);
         let sources = self.identities.sources(self.fact, &spec.sources, self.problems);
-        let Layers { tcp, http, udp } = self.layers();
-        let grants = tcp.is_some() || http.is_some() || udp.is_some();
-        let origin = self.fact.origin.clone();
-        (grants && !sources.is_empty()).then_some(Authorization { origin, sources, tcp, http, udp })
+        let layers = self.layers();
+        let Some(limit) = self.limit() else { return Vec::new() };
+        let groups = self.by_ports(members, &layers, limit.as_ref());
+        if sources.is_empty() || (layers.tcp.is_none() && layers.http.is_none() && layers.udp.is_none()) {
+            return Vec::new();
+        }
+        let authorization = |Resolved { tcp, udp }| {
+            let (origin, sources, http) = (self.fact.origin.clone(), sources.clone(), layers.http.clone());
+            Authorization { origin, sources, tcp, http, udp }
+        };
+        groups.into_iter().map(|(ports, members)| (authorization(ports), members)).collect()
+    }
+
+    /// The members by the numbers that the written ports have on them: they differ while a new version that listens
+    /// elsewhere is rolled out.
+    fn by_ports(
+        &mut self,
+        members: Vec<usize>,
+        layers: &Layers,
+        limit: Option<&Written>,
+    ) -> Vec<(Resolved, Vec<usize>)> {
+        let mut groups: Vec<(Resolved, Vec<usize>)> = Vec::new();
+        for number in members {
+            let ports = self.resolve_ports(number, layers, limit);
+            match groups.iter_mut().find(|(known, _)| *known == ports) {
+                Some((_, members)) => members.push(number),
+                None => groups.push((ports, vec![number])),
+            }
+        }
+        groups
+    }
+
+    /// The ports of both layers on one workload. `limit` applies to every layer (A14).
+    fn resolve_ports(&mut self, member: usize, layers: &Layers, limit: Option<&Written>) -> Resolved {
+        let mut resolve = |written: Option<&[Written]>, transport| {
+            let ports = written?.iter().map(|ports| self.container_ports(member, ports, transport)).reduce(either)?;
+            Some(match limit {
+                Some(limit) => both(ports, self.container_ports(member, limit, transport)),
+                None => ports,
+            })
+        };
+        let http_alone = limit.filter(|_| layers.http.is_some()).map(|_| &[Written::All][..]);
+        Resolved {
+            tcp: resolve(layers.tcp.as_deref().or(http_alone), Transport::Tcp),
+            udp: resolve(layers.udp.as_deref(), Transport::Udp),
+        }
     }
 
     /// Whether the destination is in another namespace, which the mesh does not allow unless it says so (A23, A25).
@@ -94,40 +148,32 @@ impl<'a> Context<'a> {
                 }
                 RouteKind::TcpRoute => {
                     let route = self.resolve(&set.tcp_routes, rule, &field).map(|route| &route.spec.matches);
-                    let ports = self.ports(route, rule, &field, Transport::Tcp);
-                    layers.tcp = Some(either(layers.tcp.take(), ports));
+                    let ports = self.ports(route, rule, field);
+                    layers.tcp.get_or_insert_default().push(ports);
                 }
                 RouteKind::UdpRoute => {
                     let route = self.resolve(&set.udp_routes, rule, &field).map(|route| &route.spec.matches);
-                    let ports = self.ports(route, rule, &field, Transport::Udp);
-                    layers.udp = Some(either(layers.udp.take(), ports));
                     let message = "the rule is kept, and has no effect yet: no proxy carries UDP";
                     self.problems.push(Problem::note(self.fact.at(&field), ProblemReason::UdpNotCarried, message));
+                    let ports = self.ports(route, rule, field);
+                    layers.udp.get_or_insert_default().push(ports);
                 }
             }
         }
-        self.constrain(layers)
+        layers
     }
 
-    /// Applies `destination.port` of the old versions to every layer (A14).
-    fn constrain(&mut self, layers: Layers) -> Layers {
-        let port = match self.target.port() {
-            Ok(None) => return layers,
-            Ok(Some(port)) => port,
+    /// `destination.port` of the old versions (A14). `None` when it cannot be read: then nothing is granted.
+    fn limit(&mut self) -> Option<Option<Written>> {
+        match self.target.port() {
+            Ok(port) => {
+                Some(port.map(|port| Written::Only { ports: vec![port], field: "spec.destination.port".to_owned() }))
+            }
             Err(invalid) => {
                 self.problems.push(Problem::refused(&self.fact.origin, &invalid));
-                return Layers::default();
+                None
             }
-        };
-        let Layers { tcp, http, udp } = layers;
-        let mut limit = |ports, transport| match ports {
-            Ports::All => Ports::Only(self.container_ports(&[port], "spec.destination.port", transport)),
-            Ports::Only(ports) => {
-                Ports::Only(&ports & &self.container_ports(&[port], "spec.destination.port", transport))
-            }
-        };
-        let tcp = tcp.or(http.is_some().then_some(Ports::All)).map(|ports| limit(ports, Transport::Tcp));
-        Layers { tcp, http, udp: udp.map(|ports| limit(ports, Transport::Udp)) }
+        }
     }
 
     /// The matches that a rule names; all of the group when it names none (A6, A7).
@@ -146,40 +192,43 @@ impl<'a> Context<'a> {
         all
     }
 
-    /// The ports of a route, as container ports. The names in `rule.matches` can only be that of the route's one match.
-    fn ports(&mut self, route: Option<&PortMatch>, rule: &Rule, field: &str, transport: Transport) -> Ports {
-        let Some(route) = route else { return Ports::Only(BTreeSet::new()) };
+    /// The ports of a route. The names in `rule.matches` can only be that of the route's one match.
+    fn ports(&mut self, route: Option<&PortMatch>, rule: &Rule, field: String) -> Written {
+        let Some(route) = route else { return Written::Only { ports: Vec::new(), field } };
         let mut is_named = rule.matches.is_empty();
         for (number, name) in rule.matches.iter().enumerate() {
             match route.name.as_ref() == Some(name) {
                 true => is_named = true,
-                false => self.no_match(rule, number, field),
+                false => self.no_match(rule, number, &field),
             }
         }
         match route.ports.as_slice() {
-            _ if !is_named => Ports::Only(BTreeSet::new()),
-            [] => Ports::All,
-            ports => Ports::Only(self.container_ports(ports, field, transport)),
+            _ if !is_named => Written::Only { ports: Vec::new(), field },
+            [] => Written::All,
+            ports => Written::Only { ports: ports.to_vec(), field },
         }
     }
 
-    /// Container ports as they are; a Service port by what it maps to, when that is one port (S16).
-    fn container_ports(&mut self, ports: &[u16], field: &str, transport: Transport) -> BTreeSet<u16> {
+    /// Container ports as they are; a Service port by what it maps to on this workload, when that is one port (S16).
+    fn container_ports(&mut self, member: usize, written: &Written, transport: Transport) -> Ports {
+        let Written::Only { ports, field } = written else { return Ports::All };
+        let member = &self.identities.workloads.all[member];
         let mut all = BTreeSet::new();
         for &port in ports {
-            let mapped = self.identities.workloads.container_ports(&self.members, port, transport);
+            let mapped = member.container_ports(port, transport);
             if mapped.len() == 1 {
                 all.extend(mapped);
                 continue;
             }
             let list: Vec<String> = mapped.iter().map(u16::to_string).collect();
-            let list = list.join(", ");
-            let message =
-                format!("port {port} is a Service port that maps to the container ports {list}: it stands for none");
+            let message = format!(
+                "port {port} is a Service port that maps to the container ports {} of one workload: it stands for none",
+                list.join(", ")
+            );
             let problem = self.error(field, ProblemReason::PortAmbiguous, message);
             self.problems.push(problem.hint("name the container ports"));
         }
-        all
+        Ports::Only(all)
     }
 
     /// The traffic spec that a rule refers to, in the target's namespace (A24). Missing or not valid it contributes
@@ -209,10 +258,16 @@ impl<'a> Context<'a> {
 }
 
 /// Entries of one layer are ORed.
-fn either(before: Option<Ports>, more: Ports) -> Ports {
-    match (before, more) {
-        (None, more) => more,
-        (Some(Ports::All), _) | (_, Ports::All) => Ports::All,
-        (Some(Ports::Only(a)), Ports::Only(b)) => Ports::Only(&a | &b),
+fn either(one: Ports, other: Ports) -> Ports {
+    match (one, other) {
+        (Ports::All, _) | (_, Ports::All) => Ports::All,
+        (Ports::Only(a), Ports::Only(b)) => Ports::Only(&a | &b),
+    }
+}
+
+fn both(one: Ports, other: Ports) -> Ports {
+    match (one, other) {
+        (Ports::All, ports) | (ports, Ports::All) => ports,
+        (Ports::Only(a), Ports::Only(b)) => Ports::Only(&a & &b),
     }
 }

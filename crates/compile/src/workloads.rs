@@ -145,18 +145,17 @@ impl<'a> Workloads<'a> {
             }
         }
     }
+}
 
-    /// The container ports that `port` means to the author of a target for `members` (S16): itself when a member has
-    /// or is sent to such a port, or when no Service has it; otherwise what the Services' port of this number maps to.
-    pub(crate) fn container_ports(&self, members: &[usize], port: u16, transport: Transport) -> BTreeSet<u16> {
-        let members = || members.iter().map(|&number| &self.all[number]);
-        let targets =
-            || members().flat_map(|member| &member.targets).filter(|target| target.port.transport == transport);
-        let declared = |port: u16| {
-            let mut ports = members().flat_map(|member| &member.workload.ports);
-            ports.any(|own| own.port == port && own.transport == transport)
-        };
-        let is_container_port = declared(port) || targets().any(|target| target.container_port == port);
+// === impl Member ===
+
+impl Member<'_> {
+    /// The container ports that `port` means here to the author of a target (S16): itself when the workload has or is
+    /// sent to such a port, or when no Service has it; otherwise what the Services' port of this number maps to.
+    pub(crate) fn container_ports(&self, port: u16, transport: Transport) -> BTreeSet<u16> {
+        let targets = || self.targets.iter().filter(|target| target.port.transport == transport);
+        let declared = self.workload.ports.iter().any(|own| own.port == port && own.transport == transport);
+        let is_container_port = declared || targets().any(|target| target.container_port == port);
         let mapped: BTreeSet<u16> =
             targets().filter(|target| target.port.port == port).map(|target| target.container_port).collect();
         if is_container_port || mapped.is_empty() { BTreeSet::from([port]) } else { mapped }
