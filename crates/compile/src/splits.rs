@@ -6,7 +6,7 @@ use std::sync::Arc;
 use heddle_policy::{Backend, HttpMatch, Protocol, ServiceName, Split};
 use heddle_smi::TrafficSplit;
 
-use crate::facts::{Fact, Service, ServiceKind};
+use crate::facts::{Fact, Service, ServiceKind, Transport};
 use crate::services::{Endpoints, Splits, tcp_ports};
 use crate::settings::Settings;
 use crate::{Problem, ProblemReason, ResourceSet};
@@ -123,6 +123,7 @@ impl<'a> Context<'a> {
             let origin = self.fact.at("spec.backends");
             problems.push(Problem::warning(origin, ProblemReason::AllWeightsZero, message));
         }
+        problems.extend(self.udp_ports());
         let services = self.resolve_backends(problems);
         let ports: Vec<u16> = tcp_ports(self.root).map(|port| port.port).collect();
         ports
@@ -132,6 +133,15 @@ impl<'a> Context<'a> {
                 (port, Split { origin: self.fact.origin.clone(), matches: matches.clone(), backends })
             })
             .collect()
+    }
+
+    /// Says which ports of the root are not split, because no proxy carries UDP (T30).
+    fn udp_ports(&self) -> impl Iterator<Item = Problem> {
+        let ports = self.root.ports.iter().filter(|port| port.transport == Transport::Udp);
+        ports.map(|port| {
+            let message = format!("port {} of the root is UDP, which no proxy carries: it is not split", port.port);
+            Problem::warning(self.fact.at("spec.service"), ProblemReason::UdpNotCarried, message)
+        })
     }
 
     /// The matches of all groups that the split names, as one (T15, T16). A group that is missing adds nothing, and
