@@ -9,8 +9,8 @@
 use std::path::{Path, PathBuf};
 
 use heddle_compile::{ResourceSet, compile};
-use heddle_policy::ServiceName;
-use serde_json::json;
+use heddle_policy::{Pick, ServiceName};
+use serde_json::{Value, json};
 
 mod properties;
 mod transcript;
@@ -75,6 +75,101 @@ fn set(name: &str) -> ResourceSet {
     set
 }
 
+/// The answers to `questions`, without the problems before them.
+fn answers(set: &ResourceSet, questions: &str) -> String {
+    let transcript = transcript::transcript(set, questions);
+    transcript[transcript.find("> ").unwrap()..].to_owned()
+}
+
+#[test]
+fn a9_a_route_that_appears_later_opens_its_rule() {
+    let mut set = set("a9_a_missing_route_closes_its_rule_only");
+    let route = json!({
+        "apiVersion": "specs.smi-spec.io/v1alpha4",
+        "kind": "TCPRoute",
+        "metadata": {"namespace": "shop", "name": "missing"},
+        "spec": {"matches": {"ports": [8080]}},
+    });
+    let question = "request mon/prometheus -> shop/api-v1:8080 GET /books";
+    let before = answers(&set, question);
+    assert!(before.contains("denied: port-not-allowed"), "{before}");
+    set.insert(&route, "later".into());
+    let after = answers(&set, question);
+    assert!(after.contains("allowed by HTTPRouteGroup shop/api"), "{after}");
+    set.remove(&route);
+    assert_eq!(answers(&set, question), before);
+}
+
+#[test]
+fn i8_a_pod_whose_labels_change_has_another_identity() {
+    let mut set = set("i8_a_selector_names_pods");
+    let pod = |name: &str, labels: Value| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "web", "name": name, "labels": labels},
+            "spec": {"serviceAccountName": "web", "containers": [{"name": "main"}]},
+            "status": {"phase": "Running"},
+        })
+    };
+    let may = |set: &ResourceSet, client: &str| {
+        answers(set, &format!("request {client} -> shop/api-v1:8080 GET /")).contains("allowed by")
+    };
+    assert!(may(&set, "web/web") && !may(&set, "web/back"));
+    set.insert(&pod("web", json!({"tier": "back"})), "relabelled".into());
+    set.insert(&pod("back", json!({"tier": "front"})), "relabelled".into());
+    assert!(!may(&set, "web/web") && may(&set, "web/back"));
+}
+
+#[test]
+fn t8_a_backend_that_is_made_later_is_taken_up() {
+    let mut set = set("t8_a_backend_may_be_named_before_it_exists");
+    let question = "route shop/api:80 GET /";
+    assert!(answers(&set, question).contains("split canary: shop/api-v1*1\n"));
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "api-v3"},
+        "spec": {"selector": {"app": "api"}, "ports": [{"port": 80}, {"port": 9102}]},
+    });
+    set.insert(&service, "later".into());
+    let answer = answers(&set, question);
+    assert!(answer.contains("split canary: shop/api-v1*1 shop/api-v3*0\n"), "{answer}");
+}
+
+/// Flagger writes the canary last, Argo Rollouts first.
+#[test]
+fn t34_the_order_of_backends_does_not_change_their_shares() {
+    let shares = |backends: [(&str, u64); 3]| {
+        let backends = backends.map(|(service, weight)| json!({"service": service, "weight": weight}));
+        let mut set = set("t28_a_split_grants_no_access");
+        let split = json!({
+            "apiVersion": "split.smi-spec.io/v1alpha4",
+            "kind": "TrafficSplit",
+            "metadata": {"namespace": "shop", "name": "canary"},
+            "spec": {"service": "api", "backends": backends},
+        });
+        set.insert(&split, "here".into());
+        let mesh = compile(&set).mesh;
+        let split = &mesh.services()[&ServiceName::new("shop", "api")].ports[0].splits[0];
+        let mut counts = std::collections::BTreeMap::new();
+        for random in 0..1000_u64 {
+            let Pick::Backend(backend) = split.pick(random * (u64::MAX / 1000), |_| true) else { panic!("no backend") };
+            *counts.entry(backend.service.name.to_string()).or_insert(0_u32) += 1;
+        }
+        counts
+    };
+    let (v1, v2, v3) = (("api-v1", 70), ("api-v2", 20), ("api-v3", 10));
+    let expected = shares([v1, v2, v3]);
+    assert_eq!(expected.len(), 3);
+    for order in [[v1, v3, v2], [v2, v1, v3], [v2, v3, v1], [v3, v1, v2], [v3, v2, v1]] {
+        for (name, count) in shares(order) {
+            // The bounds between backends fall between different numbers.
+            assert!(count.abs_diff(expected[&name]) <= 2, "{name} in {order:?}: {count}, {expected:?}");
+        }
+    }
+}
+
 #[test]
 fn t11_a_port_mismatch_is_an_event_on_the_split() {
     let problems = compile(&set("t10_ports_are_matched_by_number")).problems;
@@ -131,6 +226,7 @@ fixtures! {
     a26_a_source_of_an_unknown_kind_is_left_out
     a29_a_target_has_no_fields_for_egress_retries_or_limits
     a32b_a_match_without_criteria_is_any_request
+    a33_options_needs_a_star_or_its_name
     a34_declared_probes_are_answered_to_the_node
     a35_a_pod_that_calls_its_own_service_needs_a_target
     a36_one_service_account_needs_a_target
@@ -138,9 +234,12 @@ fixtures! {
     i2_a_selector_excludes_a_service_account
     i3_a_binding_covers_its_own_namespace
     i4_a_foreign_identity_is_no_destination
+    i4_a_foreign_identity_is_a_source
     i5_subjects_of_both_kinds_mix
     i6_a_missing_binding_grants_nothing
+    i6_a_binding_that_stands_for_nobody_is_reported
     i7_an_empty_selector_is_refused
+    i7_the_null_of_a_label_is_refused
     i8_a_selector_names_pods
     s1_an_http_route_group_covers_http2
     s2_duplicate_match_names_are_refused
@@ -150,10 +249,13 @@ fixtures! {
     s14_a_match_sees_path_and_headers_only
     s15_a_route_without_ports_means_all
     s16_a_service_port_that_maps_to_one_container_port_is_accepted
+    s16_a_service_port_is_each_pods_own_during_a_rollout
     s17_an_old_tcp_route_is_all_tcp
     s18_a_route_alone_has_no_effect
     s19_an_invalid_pattern_closes_its_group
+    s19_a_pattern_may_end_in_a_comment
     s20_both_forms_of_headers_are_read
+    s20_the_null_of_a_header_closes_its_group
     t1_a_root_is_named_in_any_dns_form
     t4_weights_are_relative
     t5_weights_are_whole_and_not_negative
@@ -181,8 +283,10 @@ fixtures! {
     t25_a_pod_is_known_by_its_address
     t26_the_roots_selector_may_cover_the_leaves
     t28_a_split_grants_no_access
+    t30_udp_ports_of_the_root_are_not_split
     t33_a_backend_named_twice_is_refused
     t35_a_headless_root_is_warned_about
+    t35_a_headless_backend_receives_its_share
     t36_an_external_name_is_no_backend
     protocol_is_app_protocol_then_name_then_detection
     protocols_that_disagree_are_detected
