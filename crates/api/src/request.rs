@@ -66,15 +66,18 @@ impl Target {
     pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Self {
         let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(decoded).collect();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let resource = match segments.as_slice() {
-            ["api", version, rest @ ..] if !rest.is_empty() => Some(place("", version, rest)),
-            ["apis", group, version, rest @ ..] if !rest.is_empty() => Some(place(group, version, rest)),
+        let found = match segments.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => Some(("", *version, rest)),
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => Some((*group, *version, rest)),
             _ => None,
         };
-        let verb = match &resource {
-            Some(place) => verb(method, place, query, segments.contains(&"watch") && place.plural != "watch"),
-            None => method.as_str().to_lowercase(),
+        let Some((group, version, rest)) = found else {
+            return Target { verb: method.as_str().to_lowercase(), path: path.to_owned(), resource: None };
         };
+        let (watch_prefix, rest) = without_watch(rest);
+        let place = place(group, version, rest);
+        let verb = verb(method, &place, query, watch_prefix);
+        let resource = Some(place);
         Target { verb, path: path.to_owned(), resource }
     }
 }
@@ -106,12 +109,17 @@ fn percent_decoded(segment: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The place that the segments after group and version name. The old `watch/` prefix is read past.
+/// Whether the segments after group and version begin with the old `watch/`, and what follows it. Only there it is a
+/// prefix: further on it is a name like any other.
+fn without_watch<'a, 'b>(segments: &'a [&'b str]) -> (bool, &'a [&'b str]) {
+    match segments {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        all => (false, all),
+    }
+}
+
+/// The place that the segments after group, version and the old prefix name.
 fn place(group: &str, version: &str, segments: &[&str]) -> Place {
-    let segments = match segments {
-        ["watch", rest @ ..] if !rest.is_empty() => rest,
-        all => all,
-    };
     let mut place = Place { group: group.to_owned(), version: version.to_owned(), ..Place::default() };
     let rest = match segments {
         ["namespaces", namespace, subresource @ ("status" | "finalize")] => {
@@ -178,5 +186,19 @@ mod tests {
         let (verb, place) = target("GET", "/api/v1/watch/namespaces/shop/pods/a%2Db");
         assert_eq!((verb.as_str(), place.name.as_str()), ("watch", "a-b"));
         assert_eq!(target("GET", "/healthz").0, "get");
+    }
+
+    #[test]
+    fn only_the_prefix_makes_a_watch() {
+        for (path, verb) in [
+            ("/api/v1/namespaces/watch", "get"),
+            ("/api/v1/namespaces/watch/pods", "list"),
+            ("/api/v1/namespaces/shop/pods/watch", "get"),
+            ("/apis/apps/v1/namespaces/watch/deployments/web", "get"),
+            ("/apis/apps/v1/watch/deployments", "watch"),
+            ("/api/v1/watch/namespaces/watch/pods", "watch"),
+        ] {
+            assert_eq!(target("GET", path).0, verb, "{path}");
+        }
     }
 }
