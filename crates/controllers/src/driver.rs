@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::api::Api;
@@ -17,8 +18,8 @@ use tokio_stream::StreamMap;
 
 use super::discovery::{self, Kind};
 use super::execute::{Outcome, backoff, execute};
-use super::plan::{Action, Op, Plan, time};
-use super::recorder::Recorder;
+use super::plan::{Action, Op, time};
+use super::recorder::{self, Recorder};
 use super::world::{Key, World, resource_key};
 
 /// How long changes are collected before the next computation: most come in bursts.
@@ -32,6 +33,18 @@ const ESTABLISH: Duration = Duration::from_millis(200);
 
 /// Computations in a row without looking at the watches.
 const ROUNDS: usize = 16;
+
+/// How long an action may take: as long as an API server gives a request. Webhooks may use much of it.
+const LONGEST_ACTION: Duration = Duration::from_secs(60);
+
+/// How long a computation waits for its actions. What takes longer goes on beside the computations that follow.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Actions that are under way at once.
+const MOST_AT_ONCE: usize = 64;
+
+/// How long the discovery of kinds may take.
+const LONGEST_DISCOVERY: Duration = Duration::from_secs(10);
 
 /// How long a state that is only reported stays reported before its event is counted once more.
 const REPORT_AGAIN: SignedDuration = SignedDuration::from_mins(5);
@@ -54,10 +67,17 @@ struct Driver {
     kinds: BTreeMap<String, Watched>,
     /// Failures in a row, and when to try again, by what was attempted for whom.
     retries: HashMap<Attempt, (u32, Timestamp)>,
+    /// The actions that are under way, one for each object for whose sake they are.
+    running: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// The uids of those objects. What else is to be done for them waits.
+    busy: HashSet<Option<String>>,
     recorder: Recorder,
     due: Option<Timestamp>,
     rediscover: Instant,
 }
+
+/// An action that came to its end.
+type Ended = (Action, Result<Outcome, kube::Error>);
 
 /// A kind that is being watched.
 struct Watched {
@@ -81,6 +101,7 @@ struct Attempt {
 
 /// Runs all controllers until the future is dropped. Errors of the API are logged, backed off from and retried.
 pub async fn run(client: Client, settings: Settings) -> Infallible {
+    let (recorder, recording) = recorder::start(client.clone());
     let mut driver = Driver {
         client,
         settings,
@@ -88,14 +109,22 @@ pub async fn run(client: Client, settings: Settings) -> Infallible {
         watches: StreamMap::new(),
         kinds: BTreeMap::new(),
         retries: HashMap::new(),
-        recorder: Recorder::default(),
+        running: FuturesUnordered::new(),
+        busy: HashSet::new(),
+        recorder,
         due: None,
         rediscover: Instant::now(),
     };
-    loop {
-        driver.discover().await;
-        driver.observe().await;
-        driver.settle().await;
+    let controlling = async {
+        loop {
+            driver.discover().await;
+            driver.observe().await;
+            driver.settle().await;
+        }
+    };
+    tokio::select! {
+        never = controlling => never,
+        never = recording => never,
     }
 }
 
@@ -112,7 +141,7 @@ impl Driver {
         self.retries.retain(|_, (_, at)| *at > long_ago);
         self.forget_failures();
         let known = self.kinds.values().map(|watched| watched.kind.clone()).collect();
-        let found = match discovery::resources(&self.client, known).await {
+        let found = match within(LONGEST_DISCOVERY, discovery::resources(&self.client, known)).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "the API's kinds cannot be discovered; retrying");
@@ -158,7 +187,7 @@ impl Driver {
         self.kinds.insert(key, Watched { kind, listing: Vec::new(), listed: false, typed: typed.is_some() });
     }
 
-    /// Waits for a change or for something to be due, and takes in all that comes at once.
+    /// Waits for a change, for the end of an action or for something to be due, and takes in all that comes at once.
     async fn observe(&mut self) {
         let due = self
             .due
@@ -166,6 +195,7 @@ impl Driver {
         let wake = due.map_or(self.rediscover, |due| due.min(self.rediscover));
         tokio::select! {
             Some((key, event)) = self.watches.next() => self.take(&key, event),
+            Some(ended) = self.running.next() => drop(self.end(ended)),
             () = tokio::time::sleep_until(wake) => return,
         }
         let until = Instant::now() + DEBOUNCE;
@@ -204,43 +234,80 @@ impl Driver {
         }
         self.world.complete = self.kinds.values().all(|watched| watched.listed);
         for _ in 0..ROUNDS {
-            let now = Timestamp::now();
-            let mut plan = super::reconcile(&self.world, &self.settings, now);
-            let actions = std::mem::take(&mut plan.actions);
-            let mut acted = false;
-            for action in actions {
-                acted |= self.act(&action, now, &mut plan).await;
-            }
+            let plan = super::reconcile(&self.world, &self.settings, Timestamp::now());
             self.due = plan.due;
-            if !acted {
+            if !self.carry_out(plan.actions).await {
                 return;
             }
         }
         self.due = Some(Timestamp::now());
     }
 
-    /// Carries out one action unless it backs off; whether it is worth computing again.
-    async fn act(&mut self, action: &Action, now: Timestamp, plan: &mut Plan) -> bool {
-        if self.is_outdated(action) {
-            return true;
+    /// Carries out actions: those for one object in their order, those for different objects beside each other, so that
+    /// a slow answer (a webhook that a write waits for) delays nothing else. Whether it is worth computing again.
+    ///
+    /// What is not begun within some patience is left to the next computation, which knows more.
+    async fn carry_out(&mut self, mut waiting: Vec<Action>) -> bool {
+        let before = self.busy.clone();
+        waiting.retain(|action| !before.contains(&action.regarding.uid));
+        let patience = Instant::now() + PATIENCE;
+        let mut acted = false;
+        loop {
+            acted |= self.begin(&mut waiting);
+            if waiting.is_empty() && self.busy.is_subset(&before) {
+                return acted;
+            }
+            tokio::select! {
+                Some(ended) = self.running.next() => acted |= self.end(ended),
+                () = tokio::time::sleep_until(patience) => return acted,
+            }
         }
-        let attempt = Attempt::of(action);
-        if let Some((_, at)) = self.retries.get(&attempt).filter(|(_, at)| *at > now) {
-            plan.wake_at(*at);
-            return false;
+    }
+
+    /// Begins what has nothing to wait for; whether an action was outdated, so that it is worth computing again.
+    fn begin(&mut self, waiting: &mut Vec<Action>) -> bool {
+        let mut outdated = false;
+        for action in std::mem::take(waiting) {
+            if self.busy.contains(&action.regarding.uid) || self.running.len() >= MOST_AT_ONCE {
+                waiting.push(action);
+            } else if self.is_outdated(&action) {
+                outdated = true;
+            } else if let Some(at) = self.backs_off(&action) {
+                self.wake_at(at);
+            } else {
+                self.busy.insert(action.regarding.uid.clone());
+                self.running.push(act(self.client.clone(), action, LONGEST_ACTION).boxed());
+            }
         }
-        let result = execute(&self.client, &action.op).await;
-        let useful = matches!(&result, Ok(outcome) if self.absorb(action, outcome, now));
+        outdated
+    }
+
+    /// Until when the action is not to be tried again, if so.
+    fn backs_off(&self, action: &Action) -> Option<Timestamp> {
+        self.retries.get(&Attempt::of(action)).map(|(_, at)| *at).filter(|at| *at > Timestamp::now())
+    }
+
+    /// Takes in how an action ended; whether it is worth computing again.
+    fn end(&mut self, (action, result): Ended) -> bool {
+        let now = Timestamp::now();
+        self.busy.remove(&action.regarding.uid);
+        let attempt = Attempt::of(&action);
+        let useful = matches!(&result, Ok(outcome) if self.absorb(&action, outcome, now));
         if useful {
             self.retries.remove(&attempt);
         } else {
             let failures = self.retries.get(&attempt).map_or(0, |(failures, _)| *failures) + 1;
             let at = if matches!(action.op, Op::Report) { now + REPORT_AGAIN } else { backoff(failures, now) };
             self.retries.insert(attempt, (failures, at));
-            plan.wake_at(at);
+            self.wake_at(at);
         }
-        self.report(action, result).await;
+        self.report(&action, result);
         useful
+    }
+
+    /// Asks for another computation at this time at the latest.
+    fn wake_at(&mut self, at: Timestamp) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// Whether an action before this one changed what it was computed from.
@@ -271,7 +338,7 @@ impl Driver {
     }
 
     /// Records the event of an action, and its failure for the status of the object it was for.
-    async fn report(&mut self, action: &Action, result: Result<Outcome, kube::Error>) {
+    fn report(&mut self, action: &Action, result: Result<Outcome, kube::Error>) {
         let uid = action.regarding.uid.clone().unwrap_or_default();
         let note = match result {
             Ok(Outcome::Stale) => return,
@@ -297,7 +364,7 @@ impl Driver {
             }
         };
         if let Some(note) = note {
-            self.recorder.record(&self.client, action.component, &action.regarding, &note, Timestamp::now()).await;
+            self.recorder.record(action.component, &action.regarding, note);
         }
     }
 }
@@ -315,6 +382,17 @@ impl Attempt {
             report: report.unwrap_or_default(),
         }
     }
+}
+
+async fn act(client: Client, action: Action, limit: Duration) -> Ended {
+    let result = within(limit, execute(&client, &action.op)).await;
+    (action, result)
+}
+
+/// The answer, or an error when there is none in time.
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let late = |_| Err(kube::Error::Service(format!("the API did not answer within {} s", limit.as_secs()).into()));
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(late)
 }
 
 /// What the API said, without the wrapping of the client.

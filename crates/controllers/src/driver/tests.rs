@@ -1,26 +1,50 @@
 //! The loop against the embedded API: what a user does through one client, the controllers answer through another.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::runtime::wait::{Condition, await_condition, conditions};
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::super::plan::Plan;
 use super::*;
 
 /// Runs `story` beside the controllers on a fresh API.
 async fn with_controllers<F: Future<Output = ()>>(story: impl FnOnce(Client) -> F) {
+    with_controllers_through(|client| client, story).await;
+}
+
+/// The same with controllers that reach the API by a way of their own.
+async fn with_controllers_through<F: Future<Output = ()>>(
+    way: impl FnOnce(Client) -> Client,
+    story: impl FnOnce(Client) -> F,
+) {
     let api = heddle_api::Api::open(heddle_api::Config::default()).await.unwrap();
     let settings = Settings { root_ca: Some("PEM".to_owned()) };
     tokio::select! {
-        never = run(api.client(), settings) => match never {},
+        never = run(way(api.client()), settings) => match never {},
         () = story(api.client()) => {}
     }
+}
+
+/// A client whose requests get no answer where `hangs` says so, as behind a webhook that does not answer.
+fn hanging(client: Client, hangs: fn(&http::Request<Body>) -> bool) -> Client {
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let client = client.clone();
+        async move {
+            if hangs(&request) {
+                std::future::pending::<()>().await;
+            }
+            client.send(request).await
+        }
+    });
+    Client::new(service, "default")
 }
 
 async fn create<K>(client: &Client, object: Value) -> K
@@ -118,6 +142,44 @@ async fn a_deployment_becomes_scheduled_pods_endpoints_status_and_events() {
         .await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn pods_that_cannot_be_made_hold_up_nothing_else() {
+    let creates_pods =
+        |request: &http::Request<Body>| request.method() == "POST" && request.uri().path().ends_with("/pods");
+    with_controllers_through(
+        |client| hanging(client, creates_pods),
+        |client| async move {
+            shop(&client).await;
+            let mut late = web();
+            create::<Deployment>(&client, web()).await;
+            let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), "shop");
+            until_list(&sets, |sets| sets.len() == 1).await;
+            late["metadata"]["name"] = json!("late");
+            create::<Deployment>(&client, late).await;
+            until_list(&sets, |sets| sets.len() == 2).await;
+            let service = json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "shop" },
+                "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+            });
+            create::<Service>(&client, service).await;
+            let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "shop");
+            until_list(&slices, |slices| !slices.is_empty()).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_is_given_up() {
+    let api = heddle_api::Api::open(heddle_api::Config::default()).await.unwrap();
+    let map: ConfigMap =
+        serde_json::from_value(json!({ "metadata": { "name": "a", "namespace": "default" } })).unwrap();
+    let mut plan = Plan::default();
+    plan.act("test", &map, Op::create(&map));
+    let (_, result) = act(hanging(api.client(), |_| true), plan.actions.remove(0), Duration::ZERO).await;
+    assert!(result.unwrap_err().to_string().contains("did not answer within 0 s"));
 }
 
 #[tokio::test]
