@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use heddle_api::{Mistake, MistakeKind, Types};
@@ -78,6 +79,7 @@ pub(crate) fn has_errors(findings: &[Finding]) -> bool {
 pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
     let mut set = ResourceSet::default();
     let mut index = HashMap::new();
+    let mut places = HashMap::new();
     let types = types(manifests);
     let mut findings = Vec::new();
     for manifest in manifests {
@@ -87,7 +89,9 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
                 findings.push(Finding::of_document(manifest, document, problem));
                 continue;
             }
-            set.insert(&document.value, manifest.place(document).into());
+            let place: Arc<str> = manifest.place(document).into();
+            set.insert(&document.value, place.clone());
+            places.insert(place, (manifest, document));
             // The compiler says what is wrong with the kinds of the mesh.
             if !heddle_smi::Kind::is_ours(&document.value) {
                 let mistakes = types.check(&document.value).into_iter();
@@ -103,8 +107,7 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
     let problems = heddle_compile::compile(&set).problems;
     findings.extend(problems.into_iter().filter_map(|problem| {
         let origin = &problem.origin;
-        let key = (origin.kind.to_string(), origin.namespace.to_string(), origin.name.to_string());
-        let (manifest, document) = index.get(&key)?;
+        let (manifest, document) = places.get(&origin.at)?;
         // Of an object that cannot be read the schema says more.
         let is_told = origin.field.is_empty() && !heddle_smi::Kind::is_ours(&document.value);
         (!is_told).then(|| Finding::problem(manifest, document, problem))
@@ -121,16 +124,19 @@ fn types(manifests: &[Manifest]) -> Types {
     types
 }
 
-/// Kind, namespace and name.
-type Key = (String, String, String);
+/// API group, kind, namespace and name.
+type Key = (String, String, String, String);
 
+/// The version is no part of an object's name.
 fn key(object: &serde_json::Value) -> Key {
-    let kind = object["kind"].as_str().unwrap_or_default();
-    let namespace = match kind {
-        "Namespace" | "MeshConfig" => "",
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let namespace = match (group, kind.as_str()) {
+        ("", "Namespace") | ("heddle.dev", "MeshConfig") => "",
         _ => object["metadata"]["namespace"].as_str().unwrap_or("default"),
     };
-    (kind.to_owned(), namespace.to_owned(), object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+    (group.to_owned(), kind, namespace.to_owned(), text(&object["metadata"]["name"]))
 }
 
 /// What an object lacks to be one.
@@ -268,5 +274,37 @@ impl Finding {
             groups.push(Group::with_title(Level::HELP.secondary_title(hint)));
         }
         groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gateway API has a UDPRoute as well as SMI.
+    #[test]
+    fn kinds_of_one_name_in_two_groups_are_two_objects() {
+        let text = "\
+apiVersion: specs.smi-spec.io/v1alpha4
+kind: UDPRoute
+metadata: {name: dns}
+spec: {matches: {ports: [53]}}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: UDPRoute
+metadata: {name: dns}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha3
+kind: UDPRoute
+metadata: {name: dns, namespace: default}
+";
+        let heddle_smi::manifest::Manifest { documents, errors } = heddle_smi::manifest::parse(text);
+        let manifest = Manifest { path: "routes.yaml".into(), text: text.to_owned(), documents, errors };
+        let findings = check(&[manifest]);
+        let found = |reason| findings.iter().filter(|found| found.reason == reason).map(|found| found.line).collect();
+        let lines: Vec<usize> = found("UdpNotCarried");
+        assert_eq!(lines, [1], "{findings:?}");
+        let lines: Vec<usize> = found("Duplicate");
+        assert_eq!(lines, [10], "of one group in two versions: {findings:?}");
     }
 }
