@@ -225,9 +225,14 @@ async fn send_reports(
                 |earlier: &Option<Arc<Report>>| earlier.as_ref().is_none_or(|earlier| newest.is_news_after(earlier));
             let is_kept = keep(file, is_news_after(&noted).then_some(&newest), now);
             let is_due = last || tick % NOTES_OF_REPORT == 0;
-            if is_due && is_news_after(&sender.borrow()) {
-                sender.send_replace(Some(newest.clone()));
-            }
+            // Replaced also without news: a control plane that begins to listen is told how old the past is by now.
+            sender.send_if_modified(|told| {
+                let is_news = is_due && is_news_after(told);
+                if is_due {
+                    *told = Some(newest.clone());
+                }
+                is_news
+            });
             if is_kept {
                 noted = Some(newest);
             }

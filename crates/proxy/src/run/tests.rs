@@ -1,10 +1,12 @@
-//! A configuration from a file that changes while a connection is open.
+//! What a running proxy takes from files, and what it tells.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use heddle_policy::telemetry::{Counts, Outcome, Side, Totals};
 
 use super::*;
 use crate::{Entrance, Listen, Options};
@@ -43,6 +45,14 @@ fn proxy() -> Proxy {
     let listen = Listen { address: SocketAddr::new(LOOPBACK, 0), entrance: Entrance::Service(service, 80) };
     let options = Options { listen: vec![listen], ..Options::example() };
     Proxy::start(options, Store::empty()).unwrap()
+}
+
+/// The totals of an edge that has answered one request.
+fn counted() -> Vec<(Edge, Totals)> {
+    let pod = PodName::new("shop", "client");
+    let requests = Counts { success: 1, ..Counts::default() };
+    let edge = Edge { side: Side::Client, pod, peer: None, peer_pod: None, service: None, backend: None };
+    vec![(edge, Totals { requests, ..Totals::default() })]
 }
 
 async fn ask(client: &mut TcpStream) -> String {
@@ -112,4 +122,34 @@ async fn a_bad_configuration_leaves_the_last_good_one_and_is_told_with_its_place
     let error = format!("{:#}", configure(&file.0, &proxy).unwrap_err());
     assert!(error.contains("cannot read") && error.contains("proxy.yaml"), "{error}");
     assert!(ask(&mut client).await.ends_with("still"));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_begins_to_listen_is_told_how_old_the_past_is_by_now() {
+    let (file, proxy) = (File::new("ages"), proxy());
+    std::fs::write(&file.0, config(saying("old").await)).unwrap();
+    configure(&file.0, &proxy).unwrap();
+    let totals = file.0.with_file_name("totals.json");
+    let now = SystemTime::now();
+    let earlier = Ledger::begin().report(&PodName::new("shop", "client"), counted(), now);
+    note(&totals, &Report { last: true, ..earlier }, now).unwrap();
+    let ledger = Ledger::open(Some(&totals), now).unwrap();
+    let (sender, mut reports) = watch::channel(None);
+    let (_draining, drained) = oneshot::channel();
+    let test = async {
+        let age = |report: &Option<Arc<Report>>| report.as_ref().unwrap().history[0].age;
+        reports.changed().await.unwrap();
+        assert!(age(&reports.borrow_and_update()) < 2);
+        while age(&reports.borrow()) < 2 {
+            tokio::time::sleep(NOTE_INTERVAL / 10).await;
+        }
+        assert!(!reports.has_changed().unwrap(), "what ages is no news");
+        let counters = proxy.shared.meter.counters(counted().remove(0).0, None);
+        counters.request(Outcome::Success, 200);
+        reports.changed().await.unwrap();
+    };
+    tokio::select! {
+        () = send_reports(&proxy, ledger, Some(&totals), sender, drained) => panic!("it is not drained"),
+        result = tokio::time::timeout(Duration::from_secs(20), test) => result.unwrap(),
+    }
 }
