@@ -86,21 +86,21 @@ impl Body {
 }
 
 impl Chunks {
+    /// Bytes that are refused change nothing: they are refused again however they are asked about.
     fn accept(&mut self, bytes: &[u8]) -> Result<usize, InvalidBody> {
-        let mut at = 0;
-        while at < bytes.len() && *self != Self::Done {
-            if let Self::Data { left } = self {
-                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                *left -= taken as u64;
+        let (mut state, mut at) = (*self, 0);
+        while at < bytes.len() && state != Self::Done {
+            if let Self::Data { left } = state {
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                let left = left - taken as u64;
+                state = if left == 0 { Self::DataCr } else { Self::Data { left } };
                 at += taken;
-                if *left == 0 {
-                    *self = Self::DataCr;
-                }
                 continue;
             }
-            *self = self.step(bytes[at]).ok_or(InvalidBody)?;
+            state = state.step(bytes[at]).ok_or(InvalidBody)?;
             at += 1;
         }
+        *self = state;
         Ok(at)
     }
 
@@ -123,7 +123,7 @@ impl Chunks {
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
             (Self::LastLf, b'\n') => Self::Done,
-            (Self::TrailerStart { length: 0.. }, b'\r') => Self::LastLf,
+            (Self::TrailerStart { .. }, b'\r') => Self::LastLf,
             (state, byte) => return state.step_trailer(byte),
         })
     }

@@ -31,3 +31,11 @@ fn chunks_that_could_be_read_differently_are_refused() {
         }
     }
 }
+
+#[test]
+fn what_was_refused_is_refused_again() {
+    let text = b"a\r\n0123456789\r\n10 \r\n0123456789abcdef\r\n0\r\n\r\n";
+    let mut body = Body::CHUNKED;
+    assert_eq!(body.accept(text), Err(InvalidBody));
+    assert_eq!(body, Body::CHUNKED);
+}
