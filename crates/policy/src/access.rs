@@ -137,6 +137,14 @@ pub struct Decision<'a> {
     pub verdict: Verdict<'a>,
 }
 
+/// A port that something arrives at.
+#[derive(Clone, Copy)]
+struct PortKind {
+    number: u16,
+    /// Whether it is not declared to speak something else.
+    may_be_http: bool,
+}
+
 /// What one authorization says of a request or connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opinion<'a> {
@@ -164,12 +172,12 @@ impl Inbound {
         port: u16,
         request: &Request<'_, H>,
     ) -> Decision<'_> {
-        self.decide(peer, |authorization| authorization.check_request(port, request))
+        self.decide(peer, |authorization| authorization.check_request(self.kind_of(port), request))
     }
 
     /// Decides a TCP connection to `port` of the workload that carries no HTTP the proxy could judge by request.
     pub fn decide_connection(&self, peer: &Peer, port: u16) -> Decision<'_> {
-        self.decide(peer, |authorization| authorization.check_connection(port))
+        self.decide(peer, |authorization| authorization.check_connection(self.kind_of(port)))
     }
 
     /// Whether a plaintext request from `from` is a declared probe of the kubelet (A34). `path` is normalised, and
@@ -192,12 +200,16 @@ impl Inbound {
         port: u16,
         request: &Request<'_, H>,
     ) -> Vec<Opinion<'a>> {
-        self.opinions(peer, |authorization| authorization.check_request(port, request)).collect()
+        self.opinions(peer, |authorization| authorization.check_request(self.kind_of(port), request)).collect()
     }
 
     /// What every authorization says of a TCP connection, in their order.
     pub fn explain_connection<'a>(&'a self, peer: &Peer, port: u16) -> Vec<Opinion<'a>> {
-        self.opinions(peer, |authorization| authorization.check_connection(port)).collect()
+        self.opinions(peer, |authorization| authorization.check_connection(self.kind_of(port))).collect()
+    }
+
+    fn kind_of(&self, number: u16) -> PortKind {
+        PortKind { number, may_be_http: !matches!(self.protocol(number), Protocol::Tcp | Protocol::Udp) }
     }
 
     fn decide<'a>(&'a self, peer: &Peer, check: impl Fn(&'a Authorization) -> Judgement<'a>) -> Decision<'a> {
@@ -261,7 +273,7 @@ fn closeness(reason: Reason) -> u8 {
 // === impl Authorization ===
 
 impl Authorization {
-    fn check_request<H: Headers + ?Sized>(&self, port: u16, request: &Request<'_, H>) -> Judgement<'_> {
+    fn check_request<H: Headers + ?Sized>(&self, port: PortKind, request: &Request<'_, H>) -> Judgement<'_> {
         if !self.covers(port) {
             return Err(Reason::PortNotAllowed);
         }
@@ -274,7 +286,7 @@ impl Authorization {
         }
     }
 
-    fn check_connection(&self, port: u16) -> Judgement<'_> {
+    fn check_connection(&self, port: PortKind) -> Judgement<'_> {
         match (self.covers(port), &self.http) {
             (false, _) => Err(Reason::PortNotAllowed),
             (true, Some(_)) => Err(Reason::NotHttp),
@@ -282,11 +294,12 @@ impl Authorization {
         }
     }
 
-    /// Whether the TCP layer of this authorization admits `port`. A target with UDPRoutes alone admits none (A19).
-    fn covers(&self, port: u16) -> bool {
+    /// Whether the TCP layer of this authorization admits a port: without TCPRoutes, those of HTTP (A18). A target with
+    /// UDPRoutes alone admits none (A19).
+    fn covers(&self, port: PortKind) -> bool {
         match &self.tcp {
-            Some(ports) => ports.contains(port),
-            None => self.http.is_some(),
+            Some(ports) => ports.contains(port.number),
+            None => self.http.is_some() && port.may_be_http,
         }
     }
 }

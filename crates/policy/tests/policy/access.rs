@@ -152,6 +152,22 @@ fn a18_http_routes_alone_refuse_raw_tcp() {
 }
 
 #[test]
+fn a18_http_routes_alone_open_no_port_that_is_declared_to_speak_something_else() {
+    let mut inbound = inbound("enforce", &[authorization("t", &["a/a"], books())]);
+    let declared = json!([{"port": 8080, "protocol": "http"}, {"port": 11211, "protocol": "tcp"}]);
+    inbound.ports = serde_json::from_value(declared).unwrap();
+    assert_eq!(reason(inbound.decide_request(&peer("a/a"), 8080, &get("/books"))), None);
+    assert_eq!(reason(inbound.decide_request(&peer("a/a"), 11211, &get("/books"))), Some(Reason::PortNotAllowed));
+    assert_eq!(reason(inbound.decide_connection(&peer("a/a"), 11211)), Some(Reason::PortNotAllowed));
+    let both = json!({"tcp": {"only": [11211]}, "http": books()["http"]});
+    let inbound = heddle_policy::Inbound {
+        authorizations: self::inbound("enforce", &[authorization("t", &["a/a"], both)]).authorizations,
+        ..inbound
+    };
+    assert_eq!(reason(inbound.decide_request(&peer("a/a"), 11211, &get("/books"))), None, "a TCPRoute names it");
+}
+
+#[test]
 fn a19_udp_routes_open_no_tcp_port() {
     let inbound = inbound("enforce", &[authorization("t", &["a/a"], json!({"udp": {"only": [8301]}}))]);
     assert_eq!(reason(inbound.decide_connection(&peer("a/a"), 8301)), Some(Reason::PortNotAllowed));
