@@ -127,6 +127,19 @@ impl<'h, 'b> Fields<'h, 'b> {
         Ok(())
     }
 
+    /// Lets the `Upgrade` headers go on; whether there are any. One that offers HTTP does not: what follows on the
+    /// connection would be requests that nobody judges (RFC 9113, section 3.1).
+    pub(crate) fn keep_upgrade(&mut self) -> bool {
+        let headers = self.headers.iter().enumerate();
+        let upgrades = headers.filter(|(_, header)| header.name.eq_ignore_ascii_case("upgrade"));
+        let (bits, offers_http) = upgrades.fold((0, false), |(bits, http), (at, header)| {
+            (bits | 1 << at, http || header.value.split(|byte| *byte == b',').any(is_http))
+        });
+        let keeps = bits != 0 && !offers_http;
+        self.dropped &= if keeps { !bits } else { u128::MAX };
+        keeps
+    }
+
     /// The same without the headers of these names.
     pub(crate) fn without<'n>(&self, names: impl Iterator<Item = &'n str>) -> Self {
         let mut fields = *self;
@@ -208,6 +221,12 @@ fn is_of_connection(name: &str) -> bool {
         16 => name.eq_ignore_ascii_case("proxy-connection"),
         _ => false,
     }
+}
+
+/// Whether a protocol that `Upgrade` names is HTTP, of any version.
+fn is_http(protocol: &[u8]) -> bool {
+    let name = protocol.trim_ascii().split(|byte| *byte == b'/').next().unwrap_or_default();
+    [&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, Invalid> {

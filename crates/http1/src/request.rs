@@ -1,6 +1,6 @@
 //! A request's head.
 
-use heddle_policy::normalize_path;
+use heddle_policy::{normalize_path, settled_path};
 
 use crate::body::Body;
 use crate::head::{Fields, Invalid, Storage};
@@ -25,6 +25,8 @@ pub struct Request<'h, 'b> {
     pub upgrade: bool,
     /// Whether the body waits for a `100 Continue`.
     pub expects_continue: bool,
+    /// The target that goes on in the stead of the client's.
+    settled: Option<String>,
 }
 
 impl<'h, 'b> Request<'h, 'b> {
@@ -37,7 +39,7 @@ impl<'h, 'b> Request<'h, 'b> {
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(Invalid::Malformed("the request line"));
         };
-        let (fields, options) = Fields::new(head, parsed.headers)?;
+        let (mut fields, options) = Fields::new(head, parsed.headers)?;
         let body = match fields.framing()? {
             Some(Body::Chunked(_)) if version == 0 => return Err(Invalid::Malformed("chunks in HTTP/1.0")),
             framing => framing.unwrap_or(Body::EMPTY),
@@ -48,7 +50,7 @@ impl<'h, 'b> Request<'h, 'b> {
             return Err(Invalid::Malformed("a Host header that contradicts the target"));
         }
         let expects_continue = fields.single("expect", "several Expect headers")?.is_some();
-        let upgrade = version == 1 && options.upgrade && fields.headers.iter().any(is_upgrade);
+        let upgrade = version == 1 && options.upgrade && fields.keep_upgrade();
         // What follows a CONNECT is not a request, whatever becomes of it.
         let keep_alive =
             method != "CONNECT" && if version == 1 { !options.close } else { options.keep_alive && !options.close };
@@ -63,12 +65,19 @@ impl<'h, 'b> Request<'h, 'b> {
             keep_alive,
             upgrade,
             expects_continue,
+            settled: None,
         })
     }
 
     /// Whether its head may be added to on its way through the mesh and is still within the limits of every hop.
     pub fn leaves_room(&self) -> bool {
         self.fields.bytes.len() <= HEAD_BYTES - ROOM_BYTES && self.fields.headers.len() <= HEADERS - ROOM_HEADERS
+    }
+
+    /// Has the path go on as it is judged where servers may read it differently: with dot segments resolved and runs of
+    /// `/` as one (S7).
+    pub fn settle_path(&mut self) {
+        self.settled = settled_path(self.target);
     }
 
     /// The head as the next hop receives it: the target in origin form, and without what belongs to this connection.
@@ -79,26 +88,21 @@ impl<'h, 'b> Request<'h, 'b> {
     /// The same with headers of the mesh's own: whatever the client sent by these names does not go on, and a value is
     /// put in its place.
     pub fn forward_with(&self, headers: &[(&str, Option<String>)], out: &mut Vec<u8>) {
+        let is_changed = self.is_absolute || self.settled.is_some();
         // An absolute target takes the place of what the client sent as `Host` (RFC 9112, section 3.2.2).
         let replaced = headers.iter().map(|(name, _)| *name).chain(self.is_absolute.then_some("host"));
         let fields = &self.fields.without(replaced);
         let values = || headers.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
-        if fields.dropped == 0 && !self.is_absolute && values().next().is_none() {
+        if fields.dropped == 0 && !is_changed && values().next().is_none() {
             return out.extend_from_slice(fields.bytes);
         }
-        match self.is_absolute {
+        match is_changed {
             true => self.write_request_line(out),
             false => out.extend_from_slice(&fields.bytes[..fields.lines_start()]),
         }
         fields.forward(out);
         if self.upgrade {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
-            for header in fields.headers.iter().filter(|header| is_upgrade(header)) {
-                out.extend_from_slice(header.name.as_bytes());
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(header.value);
-                out.extend_from_slice(b"\r\n");
-            }
         }
         for (name, value) in values() {
             out.extend_from_slice(name.as_bytes());
@@ -112,15 +116,18 @@ impl<'h, 'b> Request<'h, 'b> {
     fn write_request_line(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
+        let target = self.settled.as_deref().unwrap_or(self.target);
         // An absolute target may have an empty path: `http://host` and `http://host?query`.
-        if !self.target.starts_with(['/', '*']) {
+        if !target.starts_with(['/', '*']) {
             out.push(b'/');
         }
-        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(if self.version == 1 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
-        out.extend_from_slice(b"Host: ");
-        out.extend_from_slice(self.authority.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        if self.is_absolute {
+            out.extend_from_slice(b"Host: ");
+            out.extend_from_slice(self.authority.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// The request as rules see it, given to `judge`; `None` when its path cannot be judged.
@@ -131,10 +138,6 @@ impl<'h, 'b> Request<'h, 'b> {
         let view = heddle_policy::Request { method: self.method, path: &path, authority, headers: &self.fields };
         Some(judge(&view))
     }
-}
-
-fn is_upgrade(header: &httparse::Header<'_>) -> bool {
-    header.name.eq_ignore_ascii_case("upgrade")
 }
 
 /// The `Host` header. HTTP/1.1 must have exactly one, and only what a host and port are made of may stand in it.

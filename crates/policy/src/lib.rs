@@ -23,7 +23,7 @@ pub use access::{
 };
 pub use config::{AccessLog, OtlpProtocol, Piece, ProxyConfig, Settings, Tracing};
 pub use name::{InvalidSpiffeId, Origin, PodName, ServiceName, SpiffeId};
-pub use path::normalize_path;
+pub use path::{normalize_path, settled_path};
 pub use pattern::{HeaderPattern, InvalidPattern, PathPattern};
 pub use reason::Reason;
 pub use request::{Headers, Request, joined};

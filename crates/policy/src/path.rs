@@ -34,6 +34,22 @@ pub fn normalize_path(target: &str) -> Option<Cow<'_, str>> {
     if plain { Some(decoded) } else { resolve(&decoded).map(Cow::Owned) }
 }
 
+/// A target with its path in the form that rules are matched against, where it is not in that form because of dot
+/// segments or runs of `/`: servers read those in more than one way, so that what was judged is what must go on. `None` for
+/// a target that can go on as it is.
+pub fn settled_path(target: &str) -> Option<String> {
+    // What most targets do not have, an escaped dot included.
+    let is_odd = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.' | b'%');
+    let end = target.find('?').unwrap_or(target.len());
+    let (path, query) = target.split_at(end);
+    if !path.as_bytes().windows(2).any(is_odd) {
+        return None;
+    }
+    let decoded = decode(path)?;
+    let is_settled = !decoded.contains("//") && !decoded.split('/').any(|segment| matches!(segment, "." | ".."));
+    if is_settled { None } else { Some(normalize_path(path)?.into_owned() + query) }
+}
+
 /// Removes dot segments (RFC 3986, section 5.2.4) and empty ones; `None` for a `..` above the root.
 fn resolve(path: &str) -> Option<String> {
     let mut segments: Vec<&str> = Vec::new();

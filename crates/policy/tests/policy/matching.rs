@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use heddle_policy::{HeaderPattern, PathPattern, Request, normalize_path};
+use heddle_policy::{HeaderPattern, PathPattern, Request, normalize_path, settled_path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -204,4 +204,20 @@ fn s19_what_is_not_linear_or_too_large_is_refused() {
     }
     let error = PathPattern::new(r"\w{1000}").unwrap_err().to_string();
     assert_eq!(error, "the pattern compiles to more than 262144 bytes");
+}
+
+#[test]
+fn s7_a_path_that_servers_read_differently_goes_on_as_it_was_judged() {
+    for (target, settled) in [
+        ("//public/admin?a=//b", "/public/admin?a=//b"),
+        ("/admin/../public/x", "/public/x"),
+        ("/admin/%2e%2E/public", "/public"),
+        ("/./a/.?q", "/a/?q"),
+    ] {
+        assert_eq!(settled_path(target).as_deref(), Some(settled), "{target}");
+        assert_eq!(normalize_path(target).as_deref(), settled.split('?').next(), "{target}");
+    }
+    for target in ["/a/%62", "/.well-known/x", "/a/..b/", "/", "*", "/a?b=/../c", "/%c3"] {
+        assert_eq!(settled_path(target), None, "{target} goes on as it is");
+    }
 }
