@@ -207,11 +207,9 @@ impl State {
     pub(super) fn sent(&mut self, bytes: usize) {
         self.last_data = None;
         self.written += bytes;
-        if self.written == self.queued.len() {
-            self.sent_before += self.written as u64;
-            self.queued.clear();
-            self.written = 0;
-            self.queued.shrink_to(limits::BUFFER_BYTES);
+        // Where there is always more to send the queue is never empty, and must not grow for ever.
+        if self.unsent() == 0 || self.written >= limits::QUEUED_BYTES {
+            self.forget_sent();
         }
         if !self.is_full() {
             self.waiting.drain(..).for_each(Waker::wake);
@@ -220,6 +218,15 @@ impl State {
 
     pub(super) fn unsent(&self) -> usize {
         self.queued.len() - self.written
+    fn forget_sent(&mut self) {
+        self.sent_before += self.written as u64;
+        self.queued.drain(..self.written);
+        self.written = 0;
+        if self.queued.is_empty() {
+            self.queued.shrink_to(limits::BUFFER_BYTES);
+        }
+    }
+
     }
 
     pub(super) fn is_full(&self) -> bool {

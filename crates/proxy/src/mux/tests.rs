@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::frame::Frame;
+use super::session::Role;
 use super::*;
 use crate::limits;
 
@@ -163,6 +164,37 @@ async fn a_client_that_keeps_abandoning_streams_is_cut_off() {
         driven.await.unwrap().unwrap_err().to_string()
     };
     assert!(LocalSet::new().run_until(flood).await.contains("abandoned"));
+}
+
+#[test]
+fn what_was_sent_is_let_go_of_also_where_there_is_always_more_to_send() {
+    let session = Session::new(Role::Client);
+    let (mut known, mut sent) = (Vec::new(), Vec::new());
+    for round in 0..8 * limits::QUEUED_BYTES / limits::FRAME_BYTES {
+        let stream = session.open(OPEN).unwrap();
+        let mut state = session.0.borrow_mut();
+        state.queue_data(round as u32 + 1, &[round as u8; limits::FRAME_BYTES]);
+        // All but a part of the last frame leaves.
+        let leaving = state.unsent() - 100;
+        sent.extend_from_slice(&state.queued[state.written..][..leaving]);
+        state.sent(leaving);
+        assert!(state.queued.len() <= 2 * limits::QUEUED_BYTES);
+        drop(state);
+        known.push(stream);
+    }
+    known.push(session.open(OPEN).unwrap());
+    let mut state = session.0.borrow_mut();
+    sent.extend_from_slice(&state.queued[state.written..]);
+    state.close();
+    let refused = state.streams.values().filter(|stream| stream.reset == Some(ResetCode::Refused)).count();
+    assert_eq!(refused, 1, "it is still known what the peer has heard of");
+    drop(state);
+    let mut frames = 0;
+    while let Some((_, length)) = Frame::parse(&sent).unwrap() {
+        sent.drain(..length);
+        frames += 1;
+    }
+    assert_eq!((frames, sent.len()), (2 * known.len() - 1, 0), "no byte is lost or sent twice");
 }
 
 #[test]
