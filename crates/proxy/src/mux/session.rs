@@ -81,6 +81,8 @@ pub(super) struct StreamState {
     taken: u32,
     pub(super) ended_by_peer: bool,
     pub(super) ended: bool,
+    /// Whether this side has sent any data.
+    pub(super) spoke: bool,
     pub(super) reset: Option<ResetCode>,
     /// Where the frame that opens it ends among all bytes ever sent; absent for a stream that the peer opened.
     opened_at: Option<u64>,
@@ -216,8 +218,6 @@ impl State {
         }
     }
 
-    pub(super) fn unsent(&self) -> usize {
-        self.queued.len() - self.written
     fn forget_sent(&mut self) {
         self.sent_before += self.written as u64;
         self.queued.drain(..self.written);
@@ -227,6 +227,8 @@ impl State {
         }
     }
 
+    pub(super) fn unsent(&self) -> usize {
+        self.queued.len() - self.written
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -324,7 +326,7 @@ impl State {
     /// Forgets a stream whose handle is gone; the peer is told unless both sides had ended it.
     pub(super) fn release(&mut self, id: u32, code: ResetCode) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        if stream.ended && stream.ended_by_peer {
+        if stream.ended_well() {
             self.abandoned = self.abandoned.saturating_sub(1);
         } else if stream.reset.is_none() && !self.closed {
             self.queue(Frame::Reset { stream: id, code });
@@ -370,6 +372,12 @@ impl StreamState {
         self.ended_by_peer = end;
         wake(&mut self.reader);
         Some(())
+    }
+
+    /// Whether both sides had ended the stream, or this one had when the peer reset it instead: whoever answered it
+    /// in full and waited for more has lost nothing.
+    fn ended_well(&self) -> bool {
+        self.ended && (self.ended_by_peer || self.spoke && self.reset.is_some())
     }
 
     fn wake(&mut self) {

@@ -14,13 +14,11 @@ use crate::limits;
 pub(crate) struct Stream {
     session: Session,
     id: u32,
-    /// Whether anything was written.
-    spoke: bool,
 }
 
 impl Stream {
     pub(super) fn new(session: Session, id: u32) -> Self {
-        Self { session, id, spoke: false }
+        Self { session, id }
     }
 
     /// Ready when a read would not wait.
@@ -41,10 +39,12 @@ impl Stream {
     /// Tells the peer that the application has seen nothing of the stream; false when it could not believe it, as
     /// something has been said already. There is nothing left to do with a stream that was refused.
     pub(crate) fn refuse(&mut self) -> bool {
-        if !self.spoke {
-            self.session.0.borrow_mut().release(self.id, ResetCode::Refused);
+        let mut state = self.session.0.borrow_mut();
+        let spoke = state.streams.get(&self.id).is_some_and(|stream| stream.spoke);
+        if !spoke {
+            state.release(self.id, ResetCode::Refused);
         }
-        !self.spoke
+        !spoke
     }
 }
 
@@ -123,8 +123,8 @@ impl AsyncWrite for Stream {
         }
         if let Some(stream) = state.streams.get_mut(&this.id) {
             stream.credit -= taken as u32;
+            stream.spoke = true;
         }
-        this.spoke = true;
         Poll::Ready(Ok(taken))
     }
 

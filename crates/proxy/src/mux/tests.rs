@@ -166,6 +166,27 @@ async fn a_client_that_keeps_abandoning_streams_is_cut_off() {
     assert!(LocalSet::new().run_until(flood).await.contains("abandoned"));
 }
 
+#[tokio::test]
+async fn streams_that_were_answered_in_full_may_be_reset_for_ever() {
+    connected(|client, server, accepted| async move {
+        for _ in 0..2 * limits::ABANDONED_STREAMS {
+            let mut near = client.open(OPEN).unwrap();
+            near.write_all(b"ask").await.unwrap();
+            let (_, mut far) = accept(&accepted).await;
+            let mut text = [0; 3];
+            far.read_exact(&mut text).await.unwrap();
+            far.write_all(b"yes").await.unwrap();
+            near.read_exact(&mut text).await.unwrap();
+            drop(near);
+            // The server waited for more, and is done when it hears that nothing comes.
+            assert_eq!(far.read(&mut text).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+            far.shutdown().await.unwrap();
+        }
+        assert!(server.is_open());
+    })
+    .await;
+}
+
 #[test]
 fn what_was_sent_is_let_go_of_also_where_there_is_always_more_to_send() {
     let session = Session::new(Role::Client);
