@@ -41,17 +41,21 @@ impl Peer {
 
     /// Opens a stream, on a connection made for it if there is none. Nothing has been sent when it fails.
     pub(crate) async fn open(self: &Rc<Self>, open: Open) -> Result<mux::Stream, Reason> {
-        if let Some(stream) = self.open_on_present(open) {
-            return Ok(stream);
+        // More may wait for one new connection than it has room for: the others go on to the next.
+        for _ in 0..limits::SESSIONS {
+            if let Some(stream) = self.open_on_present(open) {
+                return Ok(stream);
+            }
+            if self.sessions.borrow().len() >= limits::SESSIONS {
+                break;
+            }
+            match self.connect().await?.open(open) {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::Full) => {}
+                Err(OpenError::Closed) => return Err(Reason::ConnectFailed),
+            }
         }
-        if self.sessions.borrow().len() >= limits::SESSIONS {
-            return Err(Reason::Overloaded);
-        }
-        let session = self.connect().await?;
-        session.open(open).map_err(|error| match error {
-            OpenError::Full => Reason::Overloaded,
-            OpenError::Closed => Reason::ConnectFailed,
-        })
+        Err(Reason::Overloaded)
     }
 
     fn open_on_present(self: &Rc<Self>, open: Open) -> Option<mux::Stream> {
@@ -132,5 +136,54 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(driver: Driver<T>, session: &S
     tokio::select! {
         result = driver => result,
         () = idle => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use futures::future::join_all;
+    use heddle_identity::{Authority, Names, Store};
+    use heddle_policy::PodName;
+    use tokio::net::TcpListener;
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::mux::Kind;
+    use crate::options::Options;
+
+    /// A proxy, and another that accepts whatever it opens.
+    async fn peer() -> Rc<Peer> {
+        let (pod, authority) = (PodName::new("shop", "web"), Authority::create("mesh", SystemTime::now()).unwrap());
+        let identity = SpiffeId::of_service_account("mesh", "shop", "web").unwrap();
+        let (store, names) = (Store::empty(), Names::of_pod(identity.clone(), &pod, "mesh"));
+        store.replace(authority.credentials(&names, Duration::from_secs(3600), SystemTime::now()).unwrap());
+        let mut tls = heddle_identity::mutual_server(&store);
+        tls.alpn_protocols = vec![mux::ALPN.to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        spawn_local(async move {
+            loop {
+                let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut streams = Vec::new();
+                spawn_local(Driver::server(stream, move |_, stream| streams.push(stream)).1);
+            }
+        });
+        Peer::new(address, identity, &Shared::new(Options::example(), Vec::new(), store), Dialer::default())
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_more_streams_than_a_connection_holds_gets_as_many_connections_as_it_needs() {
+        let test = async {
+            let (peer, open) = (peer().await, Open { port: 80, kind: Kind::Http1 });
+            let streams = join_all((0..2 * limits::STREAMS + 1).map(|_| peer.open(open))).await;
+            assert_eq!(streams.iter().filter_map(|stream| stream.as_ref().err()).next(), None);
+            assert_eq!(peer.sessions.borrow().len(), 3);
+        };
+        LocalSet::new().run_until(test).await;
     }
 }
