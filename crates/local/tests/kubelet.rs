@@ -4,17 +4,21 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use heddle_api::{Api, ContainerRef, ExecOptions, Node as _, TerminalSize};
 use heddle_local::NetNamespace;
-use heddle_local::kubelet::{Config, Kubelet, MeshConfig, Network, Selection, follow_directory};
+use heddle_local::kubelet::{Config, Context, Kubelet, MeshConfig, Network, Selection, follow_directory};
 use heddle_local::net::NodeNetwork;
 use heddle_local::net::egress::Egress;
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, PersistentVolumeClaim, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +35,7 @@ struct Node {
     dir: tempfile::TempDir,
     /// In the command line of every process of this test.
     marker: String,
+    namespaces: bool,
     _left: KillLeft,
     before: Traces,
     _machine: MutexGuard<'static, ()>,
@@ -78,6 +83,11 @@ impl Node {
     }
 
     async fn with(namespaces: bool, proxy: Vec<String>) -> Option<Self> {
+        Self::through(|client| client, namespaces, proxy).await
+    }
+
+    /// A node whose kubelet reaches the API by a way of its own.
+    async fn through(way: impl FnOnce(Client) -> Client, namespaces: bool, proxy: Vec<String>) -> Option<Self> {
         let machine = MACHINE.lock().await;
         if namespaces && !may_make_namespaces() {
             return None;
@@ -88,28 +98,29 @@ impl Node {
         let accounts = kube::Api::<ServiceAccount>::namespaced(client.clone(), "default");
         accounts.create(&PostParams::default(), &account).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let network = if namespaces {
-            let netns = NetNamespace::create().unwrap();
-            Network::namespaces(NodeNetwork::create(netns).await.unwrap())
-        } else {
-            Network::loopback().unwrap()
-        };
-        let config = Config {
-            node_name: "machine".to_owned(),
-            run_dir: dir.path().join("run"),
-            log_dir: dir.path().join("logs"),
-            claims_dir: dir.path().join("claims"),
-            hidden: vec![dir.path().to_owned()],
-            path: std::env::var("PATH").unwrap(),
-            api_ca: "certificate".to_owned(),
-            api_address: ("127.0.0.1".to_owned(), 6443),
-            mesh: MeshConfig { program: proxy, control: "10.244.0.1:15010".to_owned() },
-        };
-        let (directory, _) = follow_directory(client.clone());
-        let kubelet = Kubelet::start(config, client.clone(), network, directory).await;
+        let kubelet = kubelet(way(client.clone()), dir.path(), namespaces, proxy).await;
         let marker = format!("heddle-test-{}", dir.path().file_name().unwrap().display());
         let _left = KillLeft(marker.clone());
-        Some(Self { client, kubelet, dir, marker, _left, before, _machine: machine })
+        Some(Self { client, kubelet, dir, marker, namespaces, _left, before, _machine: machine })
+    }
+
+    /// Stops the node, and starts it again with the same objects and files.
+    async fn restart(&mut self) {
+        self.kubelet.stop(Duration::from_secs(5)).await;
+        self.kubelet = kubelet(self.client.clone(), self.dir.path(), self.namespaces, Vec::new()).await;
+    }
+
+    /// A pod as the kubelet has it.
+    async fn context(&self, name: &str) -> Arc<Context> {
+        let uid = self.pods().get(name).await.unwrap().metadata.uid.unwrap();
+        self.kubelet.find(&uid).unwrap()
+    }
+
+    async fn until_gone(&self, pod: &Pod) {
+        let uid = pod.metadata.uid.clone().unwrap();
+        let name = pod.metadata.name.as_deref().unwrap();
+        let gone = await_condition(self.pods(), name, kube::runtime::conditions::is_deleted(&uid));
+        tokio::time::timeout(PATIENCE, gone).await.expect("the pod goes").unwrap();
     }
 
     fn pods(&self) -> kube::Api<Pod> {
@@ -154,7 +165,7 @@ impl Node {
     /// What a container has said, as soon as it has said `text`.
     async fn said(&self, pod: &str, container: &str, text: &str) -> String {
         self.until(pod, "seen", |pod| pod.status.as_ref().is_some_and(|status| status.start_time.is_some())).await;
-        let log = self.kubelet.find("default", pod).unwrap().log(container).unwrap();
+        let log = self.context(pod).await.log(container).unwrap();
         let mut said = String::new();
         let reading = async {
             let parts = log.read(Selection { follow: true, ..Selection::default() }).unwrap();
@@ -212,6 +223,49 @@ impl Node {
     }
 }
 
+async fn kubelet(client: Client, dir: &Path, namespaces: bool, proxy: Vec<String>) -> Kubelet {
+    let network = if namespaces {
+        let netns = NetNamespace::create().unwrap();
+        Network::namespaces(NodeNetwork::create(netns).await.unwrap())
+    } else {
+        Network::loopback().unwrap()
+    };
+    let config = Config {
+        node_name: "machine".to_owned(),
+        run_dir: dir.join("run"),
+        log_dir: dir.join("logs"),
+        claims_dir: dir.join("claims"),
+        hidden: vec![dir.to_owned()],
+        path: std::env::var("PATH").unwrap(),
+        api_ca: "certificate".to_owned(),
+        api_address: ("127.0.0.1".to_owned(), 6443),
+        mesh: MeshConfig { program: proxy, control: "10.244.0.1:15010".to_owned() },
+    };
+    let (directory, _) = follow_directory(client.clone());
+    Kubelet::start(config, client, network, directory).await
+}
+
+/// A client that is answered with a conflict instead of what the first requests ask for that `refused` picks.
+fn refusing(client: Client, times: usize, refused: fn(&http::Method, &str, &[u8]) -> bool) -> Client {
+    let left = Arc::new(AtomicUsize::new(times));
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, left) = (client.clone(), Arc::clone(&left));
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let picked = refused(&head.method, head.uri.path(), &body);
+            let count = |left: usize| left.checked_sub(1);
+            if picked && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok() {
+                let status = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409});
+                let answer = http::Response::builder().status(409).header("content-type", "application/json");
+                return Ok(answer.body(Body::from(status.to_string().into_bytes())).unwrap());
+            }
+            client.send(http::Request::from_parts(head, body.to_vec().into())).await
+        }
+    });
+    Client::new(service, "default")
+}
+
 /// Kills what a test that failed has left.
 struct KillLeft(String);
 
@@ -261,7 +315,7 @@ async fn a_pod_has_a_network_a_name_and_files_of_its_own() {
     let Some(node) = Node::start().await else { return };
     let script = "hostname; cat /etc/resolv.conf; mkdir -p /heddle-test && \
                   echo private > /heddle-test/file && echo written; sleep 1000";
-    node.create("one", json!({"containers": [node.shell("app", script)]})).await;
+    let created = node.create("one", json!({"containers": [node.shell("app", script)]})).await;
     let pod = node.until_ready("one").await;
     let status = pod.status.unwrap();
     let ip = status.pod_ip.unwrap();
@@ -273,9 +327,7 @@ async fn a_pod_has_a_network_a_name_and_files_of_its_own() {
     node.event("one", "Started").await;
 
     node.pods().delete("one", &DeleteParams::default()).await.unwrap();
-    let uid = pod.metadata.uid.unwrap();
-    let gone = await_condition(node.pods(), "one", kube::runtime::conditions::is_deleted(&uid));
-    tokio::time::timeout(PATIENCE, gone).await.expect("the pod goes").unwrap();
+    node.until_gone(&created).await;
     node.stop().await;
 }
 
@@ -284,7 +336,7 @@ async fn pods_reach_each_other_by_address() {
     let Some(node) = Node::start().await else { return };
     node.create("server", json!({"containers": [node.shell("app", "sleep 1000")]})).await;
     let server = node.until_ready("server").await.status.unwrap().pod_ip.unwrap();
-    let netns = node.kubelet.find("default", "server").unwrap().sandbox.get().unwrap().netns.clone().unwrap();
+    let netns = node.context("server").await.sandbox.get().unwrap().netns.clone().unwrap();
     let listener = netns.run(|| std::net::TcpListener::bind("0.0.0.0:7000")).unwrap();
     let asked = tokio::task::spawn_blocking(move || listener.accept().unwrap().1.ip().to_string());
     let script = format!("exec 3<>/dev/tcp/{server}/7000 && sleep 1000");
@@ -330,7 +382,7 @@ async fn a_container_that_fails_is_restarted_at_once_and_then_with_a_wait() {
     assert_eq!((app.restart_count, last.exit_code, last.reason.as_deref()), (1, 3, Some("Error")));
     let message = app.state.unwrap().waiting.unwrap().message.unwrap();
     assert!(message.starts_with("back-off 10s restarting failed container=app"), "{message}");
-    let parts = node.kubelet.find("default", "fails").unwrap().log("app").unwrap();
+    let parts = node.context("fails").await.log("app").unwrap();
     let previous = parts.read(Selection { previous: true, ..Selection::default() }).unwrap().map(Result::unwrap);
     assert_eq!(previous.collect::<Vec<_>>().await.concat(), b"run\n");
     node.event("fails", "BackOff").await;
@@ -490,7 +542,7 @@ async fn probes_decide_readiness_and_life() {
     node.create("probed", json!({"containers": [app]})).await;
     node.said("probed", "app", "started").await;
     assert!(!is_ready(&node.pods().get("probed").await.unwrap()));
-    let netns = node.kubelet.find("default", "probed").unwrap().sandbox.get().unwrap().netns.clone().unwrap();
+    let netns = node.context("probed").await.sandbox.get().unwrap().netns.clone().unwrap();
     let listener = netns.run(|| std::net::TcpListener::bind("0.0.0.0:8080")).unwrap();
     std::thread::spawn(move || {
         use std::io::{Read, Write};
@@ -519,7 +571,7 @@ async fn a_container_is_told_to_end_and_then_ended_with_all_it_started() {
     node.create("stubborn", json!({"containers": [app], "terminationGracePeriodSeconds": 5})).await;
     node.until_ready("stubborn").await;
     node.said("stubborn", "app", "up").await;
-    let pod = node.kubelet.find("default", "stubborn").unwrap();
+    let pod = node.context("stubborn").await;
     let log = pod.log("app").unwrap();
     drop(pod);
     node.pods().delete("stubborn", &DeleteParams::default()).await.unwrap();
@@ -609,7 +661,7 @@ async fn commands_and_connections_are_made_in_the_container() {
     let missing = node.kubelet.exec(container.clone(), command(&["no-such-program"], false)).await;
     assert!(missing.err().unwrap().to_string().contains("cannot run `no-such-program`"));
 
-    let netns = node.kubelet.find("default", "one").unwrap().sandbox.get().unwrap().netns.clone().unwrap();
+    let netns = node.context("one").await.sandbox.get().unwrap().netns.clone().unwrap();
     let listener = netns.run(|| std::net::TcpListener::bind("127.0.0.1:7000")).unwrap();
     let serving = tokio::task::spawn_blocking(move || {
         std::io::Write::write_all(&mut listener.accept().unwrap().0, b"inside").unwrap();
@@ -632,5 +684,85 @@ async fn a_pod_that_is_active_for_too_long_fails() {
     let status = node.until_phase("slow", "Failed").await.status.unwrap();
     assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
     node.event("slow", "DeadlineExceeded").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_node_interrupts_starts_again_with_it() {
+    let Some(mut node) = Node::with(false, Vec::new()).await else { return };
+    let obedient = node.shell("app", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
+    for (name, policy) in [("never", "Never"), ("on-failure", "OnFailure")] {
+        node.create(name, json!({"restartPolicy": policy, "containers": [obedient.clone()]})).await;
+        node.said(name, "app", "up").await;
+    }
+    node.kubelet.stop(PATIENCE).await;
+    for name in ["never", "on-failure"] {
+        let pod = node.pods().get(name).await.unwrap();
+        assert_eq!((pod.status.as_ref().unwrap().phase.as_deref(), is_ready(&pod)), (Some("Running"), false));
+    }
+    node.restart().await;
+    for name in ["never", "on-failure"] {
+        assert_eq!(container(&node.until_ready(name).await).restart_count, 1);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_done_keeps_its_log_when_the_node_starts_again() {
+    let Some(mut node) = Node::with(false, Vec::new()).await else { return };
+    let run =
+        |text: &str| json!({"restartPolicy": "Never", "containers": [node.shell("app", &format!("echo {text}"))]});
+    let (done, next) = (run("kept"), run("next"));
+    node.create("done", done).await;
+    node.until_phase("done", "Succeeded").await;
+    node.restart().await;
+    // The kubelet takes notice of pods one after the other, by name.
+    node.create("next", next).await;
+    node.until_phase("next", "Succeeded").await;
+    let log = node.context("done").await.log("app").unwrap();
+    let lines = log.read(Selection { follow: true, ..Selection::default() }).unwrap().map(Result::unwrap);
+    let lines = tokio::time::timeout(PATIENCE, lines.collect::<Vec<_>>()).await.expect("the log comes to its end");
+    assert_eq!(lines.concat(), b"kept\n");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_deletion_may_leave_less_time() {
+    let Some(node) = Node::with(false, Vec::new()).await else { return };
+    let stubborn = node.shell("app", "trap '' TERM; echo up; while :; do sleep 0.1; done");
+    for (name, second) in [("now", 1), ("force", 0)] {
+        let spec = json!({"terminationGracePeriodSeconds": 1000, "containers": [stubborn.clone()]});
+        let pod = node.create(name, spec).await;
+        node.said(name, "app", "up").await;
+        let log = node.context(name).await.log("app").unwrap();
+        node.pods().delete(name, &DeleteParams::default()).await.unwrap();
+        node.until(name, "unready", |pod| !is_ready(pod)).await;
+        node.pods().delete(name, &DeleteParams::default().grace_period(second)).await.unwrap();
+        node.until_gone(&pod).await;
+        let rest = log.read(Selection { follow: true, ..Selection::default() }).unwrap();
+        tokio::time::timeout(PATIENCE, rest.collect::<Vec<_>>()).await.expect("the container ends");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_the_api_refuses_is_written_again() {
+    let last = |_: &http::Method, path: &str, body: &[u8]| {
+        path.ends_with("/status") && String::from_utf8_lossy(body).contains("Succeeded")
+    };
+    let Some(node) = Node::through(|client| refusing(client, 1, last), false, Vec::new()).await else { return };
+    node.create("done", json!({"restartPolicy": "Never", "containers": [node.shell("app", "true")]})).await;
+    node.until_phase("done", "Succeeded").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_the_api_refuses_is_asked_for_again() {
+    let deletion = |method: &http::Method, path: &str, _: &[u8]| method == "DELETE" && path.ends_with("/pods/one");
+    let Some(node) = Node::through(|client| refusing(client, 1, deletion), false, Vec::new()).await else { return };
+    let pod = node.create("one", json!({"containers": [node.shell("app", "sleep 1000")]})).await;
+    node.until_ready("one").await;
+    node.pods().delete("one", &DeleteParams::default()).await.unwrap();
+    node.until_gone(&pod).await;
     node.stop().await;
 }

@@ -246,15 +246,22 @@ impl Runner {
         self.update(|state| state.ready = false);
         if let Some(hook) = self.spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Err(error) = Action::of_hook(hook, &self.spec).run(target, left).await {
+            let hook = Action::of_hook(hook, &self.spec);
+            let outcome = tokio::select! {
+                biased;
+                outcome = hook.run(target, left) => outcome,
+                () = over(self.control.clone(), deadline) => Err("it took longer than the container may".to_owned()),
+            };
+            if let Err(error) = outcome {
                 self.event(Kind::Warning, "FailedPreStopHook", &format!("PreStopHook failed: {error}"));
             }
         }
         group.signal(Signal::TERM);
         // As in Kubernetes a container has a moment to end even when the hook took all the time.
-        let deadline = deadline.max(Instant::now() + Duration::from_millis(100));
-        if let Ok(status) = tokio::time::timeout_at(deadline, child.wait()).await {
-            return status;
+        let moment = tokio::time::sleep(Duration::from_millis(100));
+        tokio::select! {
+            status = child.wait() => return status,
+            _ = async { tokio::join!(moment, over(self.control.clone(), deadline)) } => {}
         }
         group.kill();
         child.wait().await
@@ -419,6 +426,21 @@ impl Runner {
 async fn stopped(control: &mut watch::Receiver<Control>) {
     if control.wait_for(|control| control.stop.is_some()).await.is_err() {
         std::future::pending().await
+    }
+}
+
+/// Waits for the deadline, or for an earlier one that the pod tells meanwhile.
+async fn over(mut control: watch::Receiver<Control>, deadline: Instant) {
+    let mut deadline = deadline;
+    loop {
+        let sooner = control.wait_for(|control| control.stop.is_some_and(|stop| stop < deadline));
+        let told = tokio::time::timeout_at(deadline, sooner).await.map(|told| told.ok().and_then(|told| told.stop));
+        match told {
+            Ok(Some(stop)) => deadline = stop,
+            // Nobody is left to tell.
+            Ok(None) => return tokio::time::sleep_until(deadline).await,
+            Err(_) => return,
+        }
     }
 }
 

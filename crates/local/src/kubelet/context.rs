@@ -17,7 +17,7 @@ use super::event::Kind;
 use super::log::Log;
 use super::process::{self, Process, Site, StartError, Started, Streams};
 use super::root::Root;
-use super::state::{MeshState, PodState};
+use super::state::{MeshState, PodState, has_ended};
 use super::volumes::Directories;
 use crate::namespace::NetNamespace;
 
@@ -33,6 +33,8 @@ pub struct Context {
     pub dir: PathBuf,
     /// Its logs; removed when the pod is deleted.
     pub log_dir: PathBuf,
+    /// It had ended before this kubelet saw it, and does not start again.
+    pub ended_before: bool,
     /// How each container is told to stop.
     pub controls: BTreeMap<String, watch::Sender<Control>>,
     live: Mutex<BTreeMap<String, Target>>,
@@ -62,6 +64,7 @@ impl Context {
             sandbox: OnceLock::new(),
             dir: shared.config.run_dir.join("pods").join(&uid),
             log_dir: shared.config.log_dir.join(&uid),
+            ended_before: has_ended(&pod),
             controls: containers.map(|container| (container.name.clone(), watch::Sender::default())).collect(),
             live: Mutex::default(),
             logs: Mutex::default(),
@@ -149,6 +152,9 @@ impl Context {
         }
         let run = self.state.borrow().container(container).map_or(0, |state| state.restarts);
         let log = Log::open(self.log_dir.join(container), u32::try_from(run).unwrap_or(0))?;
+        if self.ended_before {
+            log.close();
+        }
         logs.insert(container.to_owned(), log.clone());
         Ok(log)
     }

@@ -40,6 +40,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use context::Context;
 pub use log::{Log, Selection};
@@ -48,7 +49,7 @@ pub use unsupported::unsupported;
 
 use self::env::Environment;
 use self::event::Events;
-use self::pod::{Leave, Worker};
+use self::pod::{GONE_GRACE, Leave, Why, Worker};
 use crate::net::directory::{self, Directory};
 
 /// The settings of a kubelet.
@@ -139,10 +140,7 @@ impl Kubelet {
         }
         let entries = std::mem::take(&mut *lock(&self.pods));
         for entry in entries.values() {
-            let grace = entry.pod.grace().min(limit);
-            entry
-                .leave
-                .send_if_modified(|leave| leave.is_none().then(|| *leave = Some(Leave::NodeStops(grace))).is_some());
+            entry.end(Leave { why: Why::NodeStops, by: Instant::now() + entry.pod.grace().min(limit) });
         }
         for entry in entries.into_values() {
             // What does not end in its time is killed with the node.
@@ -150,11 +148,9 @@ impl Kubelet {
         }
     }
 
-    /// A pod of this node, by namespace and name.
-    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Context>> {
-        let pods = lock(&self.pods);
-        let found = pods.values().find(|entry| entry.pod.namespace() == namespace && entry.pod.name() == name);
-        found.map(|entry| entry.pod.clone())
+    /// A pod of this node, by its UID: one that ends and its successor may have the same name.
+    pub fn find(&self, uid: &str) -> Option<Arc<Context>> {
+        lock(&self.pods).get(uid).map(|entry| entry.pod.clone())
     }
 
     /// What the pods of this node share.
@@ -162,6 +158,20 @@ impl Kubelet {
         &self.shared
     }
 }
+
+// === impl Entry ===
+
+impl Entry {
+    /// Tells the worker that the pod is to end. What it was told before stands, but may be brought forward.
+    fn end(&self, told: Leave) {
+        self.leave.send_if_modified(|known| {
+            let next = known.map_or(told, |known| known.and(told));
+            known.replace(next) != Some(next)
+        });
+    }
+}
+
+// === impl Shared ===
 
 impl Shared {
     /// The variables that tell a pod of the Services and, without capture, of its proxy.
@@ -231,8 +241,8 @@ async fn see(shared: &Arc<Shared>, pods: &Arc<Mutex<BTreeMap<String, Entry>>>, p
         let automount = entry.pod.spec().volumes;
         let pod = with_volumes_of(pod, automount, &entry.pod.spec());
         entry.pod.pod.send_replace(Arc::new(pod));
-        if leave.is_some() {
-            entry.leave.send_if_modified(|known| known.is_none().then(|| *known = leave).is_some());
+        if let Some(leave) = leave {
+            entry.end(leave);
         }
         return;
     }
@@ -269,17 +279,18 @@ async fn service_account(shared: &Shared, pod: &core::Pod) -> Option<core::Servi
     })
 }
 
-/// Whether the pod is to end, and how long it may take: what is left of the time it was given.
+/// Whether the pod is to end, and by when: it has what is left of the time it was given.
 fn deletion(pod: &core::Pod) -> Option<Leave> {
     let at = pod.metadata.deletion_timestamp.as_ref()?.0;
     let given = pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0);
     let left = at.duration_since(Timestamp::now()).as_secs().clamp(0, given);
-    Some(Leave::Deleted(Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(Duration::from_secs(1))))
+    let left = Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(Duration::from_secs(1));
+    Some(Leave { why: Why::Deleted, by: Instant::now() + left })
 }
 
 fn gone_from_api(pods: &Mutex<BTreeMap<String, Entry>>, uid: &str) {
     if let Some(entry) = lock(pods).get(uid) {
-        entry.leave.send_if_modified(|leave| leave.is_none().then(|| *leave = Some(Leave::Gone)).is_some());
+        entry.end(Leave { why: Why::Gone, by: Instant::now() + GONE_GRACE });
     }
 }
 

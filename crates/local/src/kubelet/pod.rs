@@ -29,21 +29,83 @@ pub(super) struct Worker {
     volumes: JoinSet<()>,
 }
 
+/// That a pod is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Leave {
+    pub why: Why,
+    pub by: Instant,
+}
+
 /// Why a pod is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Leave {
-    /// It was deleted: it gets this long, and its object goes when it is done.
-    Deleted(Duration),
+pub(super) enum Why {
+    /// It was deleted: its object goes when it is done.
+    Deleted,
     /// Its object is gone already.
     Gone,
     /// The node stops; the pod starts again with it.
-    NodeStops(Duration),
+    NodeStops,
 }
+
+/// The way to a pod's end, which may be made shorter on the way.
+struct Ending {
+    leave: watch::Receiver<Option<Leave>>,
+    /// By when it is at its end if nobody asks for that: it ended by itself.
+    own: Instant,
+}
+
+/// Waits between attempts to write, each twice as long as the one before.
+struct Waits(Duration);
 
 /// How long to wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The first and the longest wait before a write is tried again.
+const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Pods that nobody waits for any more get this long.
-const GONE_GRACE: Duration = Duration::from_secs(2);
+pub(super) const GONE_GRACE: Duration = Duration::from_secs(2);
+/// How long the last status of a pod that is to go may keep it from going.
+const LAST_STATUS: Duration = Duration::from_secs(10);
+
+// === impl Leave ===
+
+impl Leave {
+    /// What holds when this was told before and `other` is told now.
+    pub(super) fn and(self, other: Leave) -> Self {
+        Leave { why: if other.why == Why::Gone { Why::Gone } else { self.why }, by: self.by.min(other.by) }
+    }
+}
+
+// === impl Waits ===
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self(WRITE_AGAIN.0)
+    }
+}
+
+impl Waits {
+    async fn next(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(WRITE_AGAIN.1);
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Waits for the end of a task. `stop` tells it by when that is to be, and tells it again when that is sooner.
+    async fn of(&mut self, task: &mut JoinHandle<()>, stop: impl Fn(Instant)) {
+        loop {
+            stop(self.leave.borrow_and_update().map_or(self.own, |leave| leave.by));
+            tokio::select! {
+                _ = &mut *task => return,
+                Ok(()) = self.leave.changed() => {}
+            }
+        }
+    }
+}
+
+// === impl Worker ===
 
 impl Worker {
     /// Runs a pod from its start to its end. `leave` says when it is to end.
@@ -51,25 +113,30 @@ impl Worker {
         let mut worker =
             Self { pod, sidecars: Vec::new(), containers: Vec::new(), proxy: None, volumes: JoinSet::new() };
         let reporting = tokio::spawn(report(worker.pod.clone()));
-        let known = worker.pod.pod().status.as_ref().and_then(|status| status.phase.clone());
-        if !matches!(known.as_deref(), Some("Succeeded" | "Failed")) {
+        if !worker.pod.ended_before {
             let pod = worker.pod.clone();
             tokio::select! {
+                biased;
                 () = worker.live() => {}
                 () = overdue(&pod) => {
                     pod.event(None, Kind::Normal, OVERDUE, OVERDUE_MESSAGE);
                     pod.state.send_modify(|state| state.overdue = true);
                 }
-                _ = leave.wait_for(Option::is_some) => {}
+                left = told(&mut leave) => {
+                    let interrupted = left.is_some_and(|left| left.why == Why::NodeStops);
+                    pod.state.send_modify(|state| state.interrupted = interrupted);
+                }
             }
-            let left = *leave.borrow();
-            worker.end(left).await;
+            worker.end(leave.clone()).await;
             reporting.abort();
-            write_status(&worker.pod).await;
+            tokio::select! {
+                () = write_status(&worker.pod) => {}
+                () = long_told(&mut leave) => {}
+            }
         }
         reporting.abort();
-        let left = leave.wait_for(Option::is_some).await.ok().and_then(|left| *left);
-        worker.forget(left).await;
+        let left = told(&mut leave).await;
+        worker.forget(left.map(|left| left.why)).await;
     }
 
     /// Starts everything in its order, and returns when nothing is left to run.
@@ -210,29 +277,18 @@ impl Worker {
     }
 
     /// Stops what still runs: containers together, then sidecars from last to first, then the proxy.
-    async fn end(&mut self, leave: Option<Leave>) {
-        let grace = match leave {
-            Some(Leave::Deleted(grace) | Leave::NodeStops(grace)) => grace,
-            Some(Leave::Gone) => GONE_GRACE,
-            None => self.pod.grace(),
-        };
-        let deadline = Instant::now() + grace;
-        for (name, _) in &self.containers {
-            self.stop(name, deadline);
+    async fn end(&mut self, leave: watch::Receiver<Option<Leave>>) {
+        let mut ending = Ending { leave, own: Instant::now() + self.pod.grace() };
+        let (names, tasks): (Vec<_>, Vec<_>) = self.containers.drain(..).unzip();
+        // One that ended by itself was waited for already.
+        for mut task in tasks.into_iter().filter(|task| !task.is_finished()) {
+            ending.of(&mut task, |by| names.iter().for_each(|name| self.stop(name, by))).await;
         }
-        for (_, task) in self.containers.drain(..) {
-            // One that ended by itself was waited for already.
-            if !task.is_finished() {
-                task.await.ok();
-            }
+        for (name, mut task) in std::mem::take(&mut self.sidecars).into_iter().rev() {
+            ending.of(&mut task, |by| self.stop(&name, by)).await;
         }
-        for (name, task) in std::mem::take(&mut self.sidecars).into_iter().rev() {
-            self.stop(&name, deadline);
-            task.await.ok();
-        }
-        if let Some((control, task)) = self.proxy.take() {
-            control.send_replace(Control { stop: Some(deadline), generation: 0 });
-            task.await.ok();
+        if let Some((control, mut task)) = self.proxy.take() {
+            ending.of(&mut task, |by| control.send_modify(|control| control.stop = Some(by))).await;
         }
         self.volumes.shutdown().await;
         if let Some(sandbox) = self.pod.sandbox.get().filter(|sandbox| !sandbox.of_node) {
@@ -241,21 +297,32 @@ impl Worker {
         remove_dir(&self.pod.dir);
     }
 
-    fn stop(&self, container: &str, deadline: Instant) {
+    fn stop(&self, container: &str, by: Instant) {
         if let Some(control) = self.pod.controls.get(container) {
-            control.send_modify(|control| control.stop = Some(deadline));
+            control.send_modify(|control| control.stop = Some(by));
         }
     }
 
     /// Lets the API forget a deleted pod, and removes its logs.
-    async fn forget(&self, leave: Option<Leave>) {
-        if matches!(leave, Some(Leave::Deleted(_))) {
+    async fn forget(&self, why: Option<Why>) {
+        if why == Some(Why::Deleted) {
             delete(&self.pod).await;
         }
-        if matches!(leave, Some(Leave::Deleted(_) | Leave::Gone)) {
+        if matches!(why, Some(Why::Deleted | Why::Gone)) {
             remove_dir(&self.pod.log_dir);
         }
     }
+}
+
+/// Waits until the pod is to end; none when nobody is left to say so.
+async fn told(leave: &mut watch::Receiver<Option<Leave>>) -> Option<Leave> {
+    leave.wait_for(Option::is_some).await.ok().and_then(|leave| *leave)
+}
+
+/// Waits until the pod was to end for as long as its last status may take.
+async fn long_told(leave: &mut watch::Receiver<Option<Leave>>) {
+    told(leave).await;
+    tokio::time::sleep(LAST_STATUS).await;
 }
 
 fn remove_dir(directory: &std::path::Path) {
@@ -305,7 +372,8 @@ async fn report(pod: Arc<Context>) {
 /// Writes the pod's status, until the API has taken it or the pod is gone.
 async fn write_status(pod: &Context) {
     let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
-    for _ in 0..10 {
+    let mut waits = Waits::default();
+    loop {
         let seen = pod.pod();
         let status = pod_status(&seen, &pod.state.borrow(), pod.shared.network.node_ip(), Timestamp::now());
         if seen.status.as_ref() == Some(&status) {
@@ -314,13 +382,10 @@ async fn write_status(pod: &Context) {
         let patch = status_patch(&seen, &status);
         match api.patch_status(&pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(_) => return,
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
-                tracing::debug!(pod = pod.name(), error = %answer, "a pod's status was refused");
-                return;
-            }
+            Err(error) if is_gone(&api, pod, &error).await => return,
             Err(error) => tracing::warn!(pod = pod.name(), %error, "a pod's status could not be written"),
         }
-        tokio::time::sleep(RETRY).await;
+        waits.next().await;
     }
 }
 
@@ -339,12 +404,25 @@ async fn delete(pod: &Context) {
     let api = Api::<core::Pod>::namespaced(pod.shared.client.clone(), &pod.namespace());
     let preconditions = Preconditions { uid: pod.pod().metadata.uid.clone(), resource_version: None };
     let now = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default().grace_period(0) };
-    for _ in 0..10 {
+    let mut waits = Waits::default();
+    loop {
         match api.delete(&pod.name(), &now).await {
             Ok(_) => return,
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return,
+            Err(error) if is_gone(&api, pod, &error).await => return,
             Err(error) => tracing::warn!(pod = pod.name(), %error, "a pod that ended could not be deleted"),
         }
-        tokio::time::sleep(RETRY).await;
+        waits.next().await;
     }
+}
+
+/// Whether the API refused a write because the pod is no more, or another has its name. A conflict alone does not say so:
+/// it may be with another writer.
+async fn is_gone(api: &Api<core::Pod>, pod: &Context, error: &kube::Error) -> bool {
+    let kube::Error::Api(answer) = error else { return false };
+    if !matches!(answer.code, 409 | 422) {
+        return answer.code == 404;
+    }
+    let own = pod.pod().metadata.uid.clone();
+    let found = api.get_metadata_opt(&pod.name()).await;
+    found.is_ok_and(|found| found.is_none_or(|found| found.metadata.uid != own))
 }

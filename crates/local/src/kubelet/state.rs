@@ -20,6 +20,8 @@ pub struct PodState {
     pub blocked: Option<Waiting>,
     /// It was active for longer than `spec.activeDeadlineSeconds`, and has failed by that.
     pub overdue: bool,
+    /// The node stopped it: how its containers end then is not how the pod ends, which starts again with the node.
+    pub interrupted: bool,
 }
 
 /// A container, or a place for one.
@@ -89,10 +91,11 @@ impl PodState {
         let known_init = status.init_container_statuses.unwrap_or_default();
         let known = status.container_statuses.unwrap_or_default();
         let init = spec.init_containers.unwrap_or_default();
+        let done = has_ended(pod);
         Self {
             started_at: status.start_time.map(|time| time.0),
-            init: init.iter().map(|container| ContainerState::new(container, &known_init)).collect(),
-            containers: spec.containers.iter().map(|container| ContainerState::new(container, &known)).collect(),
+            init: init.iter().map(|container| ContainerState::new(container, &known_init, done)).collect(),
+            containers: spec.containers.iter().map(|container| ContainerState::new(container, &known, done)).collect(),
             ..Self::default()
         }
     }
@@ -109,7 +112,8 @@ impl PodState {
 // === impl ContainerState ===
 
 impl ContainerState {
-    fn new(container: &core::Container, known: &[core::ContainerStatus]) -> Self {
+    /// `done` says that the pod has ended, so that there is no other run than the last.
+    fn new(container: &core::Container, known: &[core::ContainerStatus], done: bool) -> Self {
         let known = known.iter().find(|status| status.name == container.name);
         let ran = known.and_then(|status| status.state.as_ref()).is_some_and(|state| state.waiting.is_none());
         Self {
@@ -117,7 +121,7 @@ impl ContainerState {
             image: container.image.clone().unwrap_or_default(),
             current: Phase::Waiting(Waiting { reason: "PodInitializing", message: None }),
             last: known.and_then(last_end),
-            restarts: known.map_or(0, |status| status.restart_count + i32::from(ran)),
+            restarts: known.map_or(0, |status| status.restart_count + i32::from(ran && !done)),
             started: false,
             ready: false,
             sidecar: is_sidecar(container),
@@ -140,6 +144,12 @@ impl Waiting {
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: Some(message.into()) }
     }
+}
+
+/// Whether the pod's status says that it has ended, for good.
+pub(super) fn has_ended(pod: &core::Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether an init container runs beside the others: it has `restartPolicy: Always`.

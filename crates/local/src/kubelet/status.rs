@@ -42,7 +42,8 @@ pub(super) fn pod_status(pod: &core::Pod, state: &PodState, host_ip: Ipv4Addr, n
     }
 }
 
-/// `Pending`, `Running`, `Succeeded` or `Failed`, as Kubernetes defines them.
+/// `Pending`, `Running`, `Succeeded` or `Failed`, as Kubernetes defines them. A pod that the node interrupts has not
+/// ended.
 pub(super) fn phase(state: &PodState, spec: &core::PodSpec) -> &'static str {
     let never = spec.restart_policy.as_deref() == Some("Never");
     let always = !matches!(spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
@@ -50,14 +51,14 @@ pub(super) fn phase(state: &PodState, spec: &core::PodSpec) -> &'static str {
     if state.overdue {
         return "Failed";
     }
-    if never && state.init.iter().any(|init| !init.sidecar && failed(init)) {
+    if never && !state.interrupted && state.init.iter().any(|init| !init.sidecar && failed(init)) {
         return "Failed";
     }
     if !initialized(state) {
         return "Pending";
     }
     let ended = state.containers.iter().all(|container| container.ended().is_some());
-    if ended && !always {
+    if ended && !always && !state.interrupted {
         return if state.containers.iter().any(failed) { "Failed" } else { "Succeeded" };
     }
     let ran = |container: &ContainerState| !matches!(container.current, Phase::Waiting(_)) || container.last.is_some();

@@ -99,9 +99,7 @@ impl Node for Kubelet {
 
 impl Kubelet {
     fn pod(&self, container: &ContainerRef) -> Result<Arc<Context>, NodeError> {
-        let found = self.find(&container.namespace, &container.pod);
-        let found = found.filter(|pod| pod.pod().metadata.uid.as_deref() == Some(&container.uid));
-        found.ok_or_else(|| {
+        self.find(&container.uid).ok_or_else(|| {
             NodeError::NotFound(format!("the pod {}/{} is not on this node", container.namespace, container.pod))
         })
     }
