@@ -59,12 +59,80 @@ fn is_ready(kind: &str, live: &DynamicObject) -> bool {
     let observed = number("/status/observedGeneration") >= live.metadata.generation;
     let of = |wanted: Option<i64>, seen: &str| observed && number(seen).unwrap_or(0) >= wanted.unwrap_or(1);
     let replicas = number("/spec/replicas");
+    let count = |seen: &str| number(seen).unwrap_or(0);
+    // Pods of an earlier template may be ready when those of this one never will be.
+    let only_updated = || count("/status/replicas") <= count("/status/updatedReplicas");
     match kind {
-        "Deployment" => of(replicas, "/status/availableReplicas") && of(replicas, "/status/updatedReplicas"),
-        "ReplicaSet" | "StatefulSet" => of(replicas, "/status/readyReplicas"),
-        "DaemonSet" => of(number("/status/desiredNumberScheduled"), "/status/numberReady"),
+        "Deployment" => {
+            of(replicas, "/status/availableReplicas") && of(replicas, "/status/updatedReplicas") && only_updated()
+        }
+        "ReplicaSet" => of(replicas, "/status/readyReplicas"),
+        "StatefulSet" => of(replicas, "/status/readyReplicas") && is_rolled_out(live),
+        "DaemonSet" => {
+            let wanted = number("/status/desiredNumberScheduled");
+            let updated = updates_on_delete(live) || of(wanted, "/status/updatedNumberScheduled");
+            of(wanted, "/status/numberReady") && updated
+        }
         "Job" => condition("Complete") || number("/status/ready").unwrap_or(0) > 0,
         "Pod" => condition("Ready") || live.data.pointer("/status/phase").is_some_and(|phase| phase == "Succeeded"),
         _ => true,
+    }
+}
+
+/// Whether a StatefulSet's pods are those of its template, as far as its strategy asks for that.
+fn is_rolled_out(live: &DynamicObject) -> bool {
+    let number = |pointer: &str| live.data.pointer(pointer).and_then(Value::as_i64);
+    let revision = |pointer: &str| live.data.pointer(pointer).and_then(Value::as_str);
+    let updated = number("/status/updatedReplicas").unwrap_or(0);
+    match number("/spec/updateStrategy/rollingUpdate/partition") {
+        _ if updates_on_delete(live) => true,
+        Some(partition) if partition > 0 => updated >= number("/spec/replicas").unwrap_or(1) - partition,
+        _ => revision("/status/updateRevision") == revision("/status/currentRevision"),
+    }
+}
+
+fn updates_on_delete(live: &DynamicObject) -> bool {
+    live.data.pointer("/spec/updateStrategy/type").is_some_and(|strategy| strategy == "OnDelete")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ready(kind: &str, spec: Value, mut status: Value) -> bool {
+        status["observedGeneration"] = json!(2);
+        let live = json!({"metadata": {"name": "web", "generation": 2}, "spec": spec, "status": status});
+        is_ready(kind, &serde_json::from_value(live).expect("an object"))
+    }
+
+    #[test]
+    fn a_deployment_is_ready_when_no_pod_of_an_earlier_template_is_left() {
+        let status = |all: i64| json!({"replicas": all, "updatedReplicas": 1, "availableReplicas": 1});
+        assert!(!ready("Deployment", json!({"replicas": 1}), status(2)));
+        assert!(ready("Deployment", json!({"replicas": 1}), status(1)));
+    }
+
+    #[test]
+    fn a_stateful_set_is_ready_when_its_pods_are_of_the_new_revision() {
+        let status = |current: &str, updated: i64| json!({"readyReplicas": 2, "updatedReplicas": updated, "currentRevision": current, "updateRevision": "new"});
+        let spec = |strategy: Value| json!({"replicas": 2, "updateStrategy": strategy});
+        let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
+        assert!(!ready("StatefulSet", spec(rolling.clone()), status("old", 0)));
+        assert!(ready("StatefulSet", spec(rolling), status("new", 2)));
+        let partition = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+        assert!(!ready("StatefulSet", spec(partition.clone()), status("old", 0)));
+        assert!(ready("StatefulSet", spec(partition), status("old", 1)));
+        assert!(ready("StatefulSet", spec(json!({"type": "OnDelete"})), status("old", 0)));
+    }
+
+    #[test]
+    fn a_daemon_set_is_ready_when_its_pods_are_updated() {
+        let status =
+            |updated: i64| json!({"desiredNumberScheduled": 1, "numberReady": 1, "updatedNumberScheduled": updated});
+        assert!(!ready("DaemonSet", json!({}), status(0)));
+        assert!(ready("DaemonSet", json!({}), status(1)));
+        assert!(ready("DaemonSet", json!({"updateStrategy": {"type": "OnDelete"}}), status(0)));
     }
 }
