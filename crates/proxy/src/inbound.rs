@@ -332,6 +332,8 @@ impl Inbound {
 impl Handler for Inbound {
     type Plan = ();
 
+    const SETTLES_PATHS: bool = true;
+
     fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>> {
         Record::of_request(&self.worker, self.initiator(), || http1::seen(request))
     }

@@ -298,6 +298,8 @@ impl Outbound {
 impl Handler for Outbound {
     type Plan = Plan;
 
+    const SETTLES_PATHS: bool = false;
+
     fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>> {
         Record::of_request(&self.worker, Initiator::Workload, || http1::seen(request))
     }

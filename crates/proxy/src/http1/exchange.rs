@@ -13,6 +13,7 @@ use tracing::debug;
 
 use crate::io::{Conn, Transport, Upstream};
 use crate::stall::Stall;
+use crate::tasks::Activity;
 
 /// What an exchange needs to know of its request once the head has been forwarded.
 #[derive(Clone, Copy)]
@@ -60,9 +61,11 @@ pub(super) struct Exchange<'a, D> {
     pub(super) sent: Sent,
     /// The head to send, and behind it the part of the body that came with it.
     pub(super) head: &'a [u8],
+    activity: &'a Activity,
     pub(super) upload: Direction,
     pub(super) download: Direction,
     response: Option<Begun>,
+    /// A head of the response, and the part of the body that came with it, until they are written.
     out: Vec<u8>,
     searched: usize,
 }
@@ -110,9 +113,10 @@ impl<'a, D: Transport> Exchange<'a, D> {
         sent: Sent,
         head: &'a [u8],
         body: Body,
+        activity: &'a Activity,
     ) -> Self {
         let (upload, download) = (Direction::new(body), Direction::new(Body::EMPTY));
-        Self { client, upstream, sent, head, upload, download, response: None, out: Vec::new(), searched: 0 }
+        Self { client, upstream, sent, head, activity, upload, download, response: None, out: Vec::new(), searched: 0 }
     }
 
     /// Runs to the end. The counts of both directions stay readable after it.
@@ -190,10 +194,7 @@ impl<'a, D: Transport> Exchange<'a, D> {
         while self.response.is_none() {
             ready!(self.poll_response_head(cx))?;
         }
-        self.poll_write_head(cx)?;
-        if self.download.head_written < self.out.len() {
-            return Poll::Pending;
-        }
+        ready!(self.poll_write_head(cx))?;
         match ready!(self.download.poll_body(cx, self.upstream, &mut self.client.transport)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(CopyError::To) => Poll::Ready(Err(Failure::Client)),
@@ -205,8 +206,8 @@ impl<'a, D: Transport> Exchange<'a, D> {
     fn poll_response_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let reset = Failure::Answer(Reason::UpstreamReset);
         loop {
-            // An interim response waits for none that follows it.
-            self.poll_write_head(cx)?;
+            // An interim response waits for none that follows it, and none is read before it has gone on.
+            ready!(self.poll_write_head(cx))?;
             let found = find_end(&self.upstream.read, &mut self.searched).map_err(|_| reset)?;
             let Some(end) = found else {
                 match ready!(self.upstream.poll_fill(cx)) {
@@ -239,7 +240,7 @@ impl<'a, D: Transport> Exchange<'a, D> {
         if is_upgrade && !self.sent.upgrade {
             return None;
         }
-        let persists = self.sent.keep_alive && response.body != Body::UntilEnd;
+        let persists = self.sent.keep_alive && !self.activity.is_draining() && response.body != Body::UntilEnd;
         if response.is_interim() {
             response.forward(Persistence::Implied, &mut self.out);
         } else {
@@ -264,11 +265,11 @@ impl<'a, D: Transport> Exchange<'a, D> {
         Some(())
     }
 
-    fn poll_write_head(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        match self.download.poll_head(cx, &mut self.client.transport, &self.out) {
-            Poll::Ready(Err(_)) => Err(Failure::Client),
-            _ => Ok(()),
-        }
+    fn poll_write_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let written = ready!(self.download.poll_head(cx, &mut self.client.transport, &self.out));
+        self.out.clear();
+        self.download.head_written = 0;
+        Poll::Ready(written.map_err(|_| Failure::Client))
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) trait Handler {
     /// Where an accepted request goes.
     type Plan;
 
+    /// Whether a path goes on as it was judged, and not as it was received, where servers may read it differently.
+    const SETTLES_PATHS: bool;
+
     /// Begins the record of a request, where one is wanted.
     fn record(&self, request: &Request<'_, '_>) -> Option<Box<Record>>;
 
@@ -79,8 +82,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Serves requests until the connection is to be closed or given to another protocol.
 pub(crate) async fn serve<D: Transport, H: Handler>(client: &mut Conn<D>, handler: &mut H, activity: &Activity) -> End {
     let mut stall = Stall::default();
-    loop {
-        let next = match read_head(client, activity).await {
+    for count in 0_u64.. {
+        let next = match read_head(client, activity, count == 0).await {
             Ok(Some(length)) => serve_request(client, handler, activity, &mut stall, length).await,
             Ok(None) => Ok(Next::End(End::Closed)),
             Err(reason) => {
@@ -98,12 +101,18 @@ pub(crate) async fn serve<D: Transport, H: Handler>(client: &mut Conn<D>, handle
             Err(_) => return End::Closed,
         }
     }
+    End::Closed
 }
 
-/// Waits for a complete head; its length, or `None` when the client has no more requests.
-async fn read_head<D: Transport>(client: &mut Conn<D>, activity: &Activity) -> Result<Option<usize>, Reason> {
+/// Waits for a complete head; its length, or `None` when the client has no more requests. Whoever opened a connection or a
+/// stream before it was told of the end has its `first` request answered.
+async fn read_head<D: Transport>(
+    client: &mut Conn<D>,
+    activity: &Activity,
+    first: bool,
+) -> Result<Option<usize>, Reason> {
     if client.read.is_empty() {
-        if activity.is_draining() {
+        if activity.is_draining() && !first {
             return Ok(None);
         }
         activity.idle();
@@ -148,13 +157,18 @@ async fn serve_request<D: Transport, H: Handler>(
 ) -> io::Result<Next> {
     let start = Instant::now();
     let mut head = Vec::with_capacity(length + 64);
-    let mut accepted = match receive(client, handler, activity, length, &mut head) {
+    let mut accepted = match receive(client, handler, length, &mut head) {
         Ok(accepted) => accepted,
         Err((Refusal::Tunnel(authority), _)) => return Ok(Next::End(End::Tunnel(authority))),
         Err((Refusal::Answer(reason), rest)) => return refuse(client, reason, rest).await,
     };
     let head_length = head.len();
-    let taken = accepted.body.accept(&client.read).unwrap_or(0);
+    let Ok(taken) = accepted.body.accept(&client.read) else {
+        // What follows could be read in more than one way.
+        handler.malformed(Reason::BadRequest);
+        accepted.refused(Reason::BadRequest);
+        return refuse(client, Reason::BadRequest, Rest { keep_alive: false, ..accepted.rest() }).await;
+    };
     head.extend_from_slice(&client.read[..taken]);
     client.read.advance(taken);
     let mut attempts = 0;
@@ -171,7 +185,7 @@ async fn serve_request<D: Transport, H: Handler>(
         };
         attempts += 1;
         stall.start();
-        let mut exchange = Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body);
+        let mut exchange = Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body, activity);
         let result = match exchange.run(stall).await {
             Err(Failure::Unsent) if attempts == limits::ATTEMPTS => Err(Failure::Answer(Reason::ConnectFailed)),
             result => result,
@@ -215,6 +229,14 @@ struct Rest {
     expects_continue: bool,
 }
 
+impl Rest {
+    /// A client of HTTP/1.0 takes a connection for closed when it is not told otherwise.
+    fn of(sent: &Sent, body: Body) -> Self {
+        let Sent { to_head, version, keep_alive, expects_continue, .. } = *sent;
+        Self { body, keep_alive: keep_alive && version == 1, to_head, expects_continue }
+    }
+}
+
 impl<P> Accepted<P> {
     fn refused(&mut self, reason: Reason) {
         if let Some(record) = &mut self.record {
@@ -223,8 +245,7 @@ impl<P> Accepted<P> {
     }
 
     fn rest(&self) -> Rest {
-        let Sent { keep_alive, to_head, expects_continue, .. } = self.sent;
-        Rest { body: self.body, keep_alive, to_head, expects_continue }
+        Rest::of(&self.sent, self.body)
     }
 }
 
@@ -232,7 +253,6 @@ impl<P> Accepted<P> {
 fn receive<D: Transport, H: Handler>(
     client: &mut Conn<D>,
     handler: &mut H,
-    activity: &Activity,
     length: usize,
     head: &mut Vec<u8>,
 ) -> Result<Accepted<H::Plan>, (Refusal, Rest)> {
@@ -245,11 +265,14 @@ fn receive<D: Transport, H: Handler>(
             let rest = Rest { body: Body::EMPTY, keep_alive: false, to_head: false, expects_continue: false };
             Err((Refusal::Answer(invalid.reason()), rest))
         }
-        Ok(request) => {
+        Ok(mut request) => {
+            if H::SETTLES_PATHS {
+                request.settle_path();
+            }
             let sent = Sent {
                 to_head: request.method == "HEAD",
                 version: request.version,
-                keep_alive: request.keep_alive && !activity.is_draining(),
+                keep_alive: request.keep_alive,
                 upgrade: request.upgrade,
                 expects_continue: request.expects_continue,
             };
@@ -268,8 +291,7 @@ fn receive<D: Transport, H: Handler>(
                         // What passes through the tunnel is recorded.
                         (record, _) => Record::forget(record),
                     }
-                    let Sent { keep_alive, to_head, expects_continue, .. } = sent;
-                    Err((refusal, Rest { body: request.body, keep_alive, to_head, expects_continue }))
+                    Err((refusal, Rest::of(&sent, request.body)))
                 }
             }
         }

@@ -20,6 +20,8 @@ struct To(Option<std::net::SocketAddr>);
 impl Handler for To {
     type Plan = ();
 
+    const SETTLES_PATHS: bool = false;
+
     fn record(&self, _: &Request<'_, '_>) -> Option<Box<Record>> {
         None
     }
@@ -43,11 +45,14 @@ impl Handler for To {
 
 /// What a client hears that sends `bytes` and then waits for the end, by a clock that jumps to the next timer.
 async fn heard(bytes: &str, handler: To) -> String {
+    heard_by(Rc::default(), bytes, handler).await
+}
+
+async fn heard_by(tasks: Rc<Tasks>, bytes: &str, handler: To) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.write_all(bytes.as_bytes()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
-    let tasks: Rc<Tasks> = Rc::default();
     LocalSet::new()
         .run_until(async {
             tokio::time::pause();
@@ -74,6 +79,36 @@ async fn a_server_that_does_not_answer_gets_its_client_504() {
     let request = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
     let text = heard(request, To(silent.local_addr().ok())).await;
     assert!(text.starts_with("HTTP/1.1 504 Gateway Timeout\r\nx-heddle-reason: upstream-timeout\r\n"), "{text}");
+}
+
+/// A server that answers its first connection with `text`, on the runtime whose clock jumps.
+async fn application(text: String) -> To {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().ok();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+    });
+    To(address)
+}
+
+#[tokio::test]
+async fn who_sends_a_request_before_it_knows_of_the_end_is_answered_and_told() {
+    let tasks: Rc<Tasks> = Rc::default();
+    tasks.drain().await;
+    let to = application("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_owned()).await;
+    let text = heard_by(tasks, "GET / HTTP/1.1\r\nHost: web\r\n\r\n", to).await;
+    assert_eq!(text, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
+}
+
+#[tokio::test]
+async fn interim_responses_go_on_one_by_one() {
+    let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+    let to = application("HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n".repeat(1000) + last).await;
+    let text = heard("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n", to).await;
+    assert_eq!(text.matches("HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n").count(), 1000);
+    assert!(text.ends_with(last), "{text}");
 }
 
 #[tokio::test]

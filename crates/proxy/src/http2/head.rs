@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use heddle_policy::{Headers, Reason, normalize_path};
+use heddle_policy::{Headers, Reason, normalize_path, settled_path};
 use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request};
 
 use super::PORT;
@@ -38,6 +38,19 @@ impl Head {
         *request.uri_mut() = uri;
         let port = take_port(request.headers_mut())?;
         Ok(Self { request, port })
+    }
+
+    /// Has the path go on as it is judged where servers may read it differently: with dot segments resolved and runs of
+    /// `/` as one (S7).
+    pub(super) fn settle_path(&mut self) {
+        let mut parts = self.request.uri().clone().into_parts();
+        let target = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
+        if let Some(Ok(settled)) = settled_path(target).map(PathAndQuery::try_from) {
+            parts.path_and_query = Some(settled);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                *self.request.uri_mut() = uri;
+            }
+        }
     }
 
     /// The request as rules see it, given to `judge`; `None` when its path cannot be judged.
@@ -163,6 +176,14 @@ mod tests {
         assert_eq!(head.judge(|judged| judged.path.to_owned()).as_deref(), Some("/b"));
         assert_eq!(head.forward(None, None).uri(), "http://shop/a/../%62?q");
         assert!(self::head("http://shop/a%2fb", &[]).unwrap().judge(|_| ()).is_none());
+    }
+
+    #[test]
+    fn s7_a_path_that_servers_read_differently_goes_on_as_it_was_judged() {
+        let mut head = head("http://shop//a/../admin?q", &[]).unwrap();
+        head.settle_path();
+        assert_eq!(head.judge(|judged| judged.path.to_owned()).as_deref(), Some("/admin"));
+        assert_eq!(head.forward(None, None).uri(), "http://shop/admin?q");
     }
 
     #[test]

@@ -79,6 +79,8 @@ impl Requests {
 impl Handler for Requests {
     type Plan = Admitted;
 
+    const SETTLES_PATHS: bool = true;
+
     fn record(&self, head: &Head) -> Option<Box<Record>> {
         let inbound = self.inbound(self.port.or(head.port)?);
         Record::of_request(&self.worker, inbound.initiator(), || head.seen())

@@ -37,6 +37,8 @@ pub(crate) async fn serve<T: Transport>(
 impl Handler for Requests {
     type Plan = Rc<Cluster>;
 
+    const SETTLES_PATHS: bool = false;
+
     fn record(&self, head: &Head) -> Option<Box<Record>> {
         Record::of_request(&self.worker, Initiator::Workload, || head.seen())
     }

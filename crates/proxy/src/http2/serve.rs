@@ -38,6 +38,9 @@ pub(super) trait Handler: 'static {
     /// Where an accepted request goes.
     type Plan;
 
+    /// Whether a path goes on as it was judged, and not as it was received, where servers may read it differently.
+    const SETTLES_PATHS: bool;
+
     /// Begins the record of a request, where one is wanted.
     fn record(&self, head: &Head) -> Option<Box<Record>>;
 
@@ -184,10 +187,13 @@ async fn serve_request<H: Handler>(
     let (parts, body) = request.into_parts();
     let head = Head::new(Request::from_parts(parts, ()), handler.is_between_proxies());
     let head = head.inspect_err(|reason| handler.malformed(*reason));
-    let head = match head {
+    let mut head = match head {
         Ok(head) => head,
         Err(reason) => return answer(reason, form, &mut respond),
     };
+    if H::SETTLES_PATHS {
+        head.settle_path();
+    }
     let mut record = handler.record(&head);
     let plan = match handler.decide(&head, record.as_deref_mut()) {
         Ok(plan) => plan,

@@ -46,12 +46,21 @@ fn a_request_and_its_response_pass_byte_for_byte() {
         b"HTTP/1.1 201 Made It\r\nsErVeR: odd\r\nContent-Length: 2\r\nX-A:  1\r\nx-a: 2\r\n\r\nhi".to_vec()
     });
     let mut client = pair.connect();
-    let request = "POST /path/../%7Ea?q=%2F HTTP/1.1\r\nhOST: web.shop:80\r\nX-b:   spaced \t\r\nx-B: \r\n\
+    let request = "POST /path/.%7Ea?q=/../%2F HTTP/1.1\r\nhOST: web.shop:80\r\nX-b:   spaced \t\r\nx-B: \r\n\
                    Content-Length: 5\r\n\r\nhello";
     let response = client.ask(request);
     assert_eq!(pair.app.received(), [request]);
     assert_eq!(response.head, "HTTP/1.1 201 Made It\r\nsErVeR: odd\r\nContent-Length: 2\r\nX-A:  1\r\nx-a: 2");
     assert_eq!(response.body, "hi");
+}
+
+#[test]
+fn s7_a_path_that_servers_read_differently_goes_on_as_it_was_judged() {
+    let pair = Pair::new(|request| ok(request.split(' ').nth(1).unwrap()));
+    let mut client = pair.connect();
+    for (sent, received) in [("//public/admin?a=//b", "/public/admin?a=//b"), ("/admin/%2e./public/x", "/public/x")] {
+        assert_eq!(client.ask(format!("GET {sent} HTTP/1.1\r\nHost: web\r\n\r\n")).body, received);
+    }
 }
 
 #[test]
@@ -175,7 +184,7 @@ fn an_upgrade_turns_the_connection_into_bytes() {
     let (client_pod, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
     let app = crate::mesh::serve(server.ip, |stream| {
         let mut app = Client(stream);
-        let head = "GET /chat HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let head = "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nHost: web\r\nConnection: Upgrade\r\n\r\n";
         assert_eq!(app.read_exactly(head.len()), head);
         app.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x01first");
         let said = app.read_exactly(5);
