@@ -57,7 +57,10 @@ pub(crate) async fn reach<W>(
         match open(member).await {
             Ok(way) => return Ok(Reached { way, counters: counters(), load }),
             Err(reason) => {
-                load.failed();
+                // That too much is under way from here says nothing against the endpoint.
+                if reason != Reason::Overloaded {
+                    load.failed();
+                }
                 tried.push(member.endpoint.address);
                 failed = Unreached { reason, counters: Some(counters()) };
             }
@@ -75,7 +78,7 @@ async fn open(worker: &Worker, member: &Member, kind: Kind) -> Result<(Conn<Upst
         return Ok((Conn::new(Upstream::Mesh(stream)), false));
     }
     let is_pooled = kind == Kind::Http1;
-    if let (true, Some(stream)) = (is_pooled, worker.pool.take(address).filter(|_| is_pooled)) {
+    if is_pooled && let Some(stream) = worker.pool.take(address) {
         return Ok((Conn::new(Upstream::Plain(stream)), true));
     }
     let stream = worker.dialer.connect(address).await.map_err(|error| {
