@@ -194,7 +194,6 @@ impl Drop for Entry {
         let mut running = self.0.running.borrow_mut();
         running.remove(&self.1);
         if running.is_empty() {
-            self.0.empty.notify_waiters();
             self.0.empty.notify_one();
         }
     }
