@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -38,8 +37,13 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(limits::KEEPALIVE_IDLE).with_interval(limits::KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(limits::UNACKNOWLEDGED_TIMEOUT.max(Duration::from_secs(1))))
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Has the kernel give a connection between proxies up when what was sent is not taken. Proxies read each other at all
+/// times; for others this would end those that are only slow to read, as it also limits how long a window stays shut.
+pub(crate) fn expect_reading(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(limits::UNACKNOWLEDGED_TIMEOUT))
 }
 
 /// Listens, sharing the port with the other workers' listeners.
@@ -74,4 +78,19 @@ pub(crate) fn captured_destination(stream: &TcpStream) -> Option<SocketAddr> {
 /// An IPv4 address that a socket for both families has mapped into IPv6, as itself.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_connection_between_proxies_ends_when_it_is_not_read_for_long() {
+        let listener = register(listen("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let stream = Dialer::default().connect(listener.local_addr().unwrap()).await.unwrap();
+        let limit = || SockRef::from(&stream).tcp_user_timeout().unwrap();
+        assert_eq!(limit(), None);
+        expect_reading(&stream).unwrap();
+        assert_eq!(limit(), Some(limits::UNACKNOWLEDGED_TIMEOUT));
+    }
 }
