@@ -52,6 +52,16 @@ pub(crate) struct Args {
     watch: bool,
 }
 
+/// How the command comes to its end.
+enum End {
+    Outcome(anyhow::Result<ExitCode>),
+    /// By a signal.
+    Interrupted,
+}
+
+/// The exit code of a program that SIGINT ends, as shells have it.
+const INTERRUPTED: u8 = 130;
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let manifests = manifests::load(&args.paths)?;
     if !is_sound(&manifests) {
@@ -76,17 +86,35 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             false => live::run(&client, &state, &args.paths, args.watch, objects).await,
         }
     };
-    let outcome = tokio::select! {
-        outcome = shown => outcome,
-        error = node_ended(&mut launched.process, &state) => Err(error),
-        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+    let end = tokio::select! {
+        outcome = shown => End::Outcome(outcome),
+        error = node_ended(&mut launched.process, &state) => End::Outcome(Err(error)),
+        _ = interrupt.recv() => End::Interrupted,
+        _ = terminate.recv() => End::Interrupted,
     };
-    // What was started for `--detach` stays even when a workload is not ready: its logs are what the user needs next.
-    if !args.detach || outcome.is_err() {
+    if !end.leaves_mesh(args.detach) {
         stop(&state, launched)?;
     }
-    outcome
+    end.outcome(args.detach)
+}
+
+// === impl End ===
+
+impl End {
+    /// What was started for `--detach` stays even when a workload is not ready: its logs are what the user needs next.
+    /// A mesh that nobody waited for to be complete does not.
+    fn leaves_mesh(&self, detach: bool) -> bool {
+        detach && matches!(self, End::Outcome(Ok(_)))
+    }
+
+    fn outcome(self, detach: bool) -> anyhow::Result<ExitCode> {
+        match self {
+            End::Outcome(outcome) => outcome,
+            // A signal is the way to end what is shown, but keeps `--detach` from what it promised.
+            End::Interrupted if detach => Ok(ExitCode::from(INTERRUPTED)),
+            End::Interrupted => Ok(ExitCode::SUCCESS),
+        }
+    }
 }
 
 /// Prints what `heddle check` would. Nothing is started for manifests with errors.
@@ -221,12 +249,25 @@ fn cert_ttl(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::ExitCode;
+
     use clap::Parser;
+
+    use super::{End, INTERRUPTED};
 
     #[derive(Debug, Parser)]
     struct Up {
         #[command(flatten)]
         args: super::Args,
+    }
+
+    #[test]
+    fn a_mesh_is_left_behind_only_by_a_detach_that_was_not_interrupted() {
+        assert!(End::Outcome(Ok(ExitCode::FAILURE)).leaves_mesh(true));
+        assert!(!End::Outcome(Ok(ExitCode::SUCCESS)).leaves_mesh(false));
+        assert!(!End::Interrupted.leaves_mesh(true));
+        let outcome = |detach| End::Interrupted.outcome(detach).expect("an exit code");
+        assert_eq!((outcome(true), outcome(false)), (ExitCode::from(INTERRUPTED), ExitCode::SUCCESS));
     }
 
     #[test]
