@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,9 +53,11 @@ impl StateDir {
         self.path.join("kubeconfig")
     }
 
-    /// Takes the lock for a new mesh. It is held for as long as a copy of the returned file is open in any process.
+    /// Takes the lock for a new mesh, in this process's name until [`StateDir::set_process`]. It is held for as long as
+    /// a copy of the returned file is open in any process.
     pub(crate) fn lock(&self) -> anyhow::Result<&File> {
         if self.try_lock()? {
+            self.set_process(std::process::id())?;
             return Ok(&self.lock);
         }
         let process = self.process().map(|pid| format!(" (process {})", pid.as_raw_nonzero())).unwrap_or_default();
@@ -74,10 +76,11 @@ impl StateDir {
         Ok(())
     }
 
-    /// Takes away what leads to a mesh that has ended.
-    pub(crate) fn forget_kubeconfig(&self) {
+    /// Takes away what leads to a mesh that has ended. Only for who holds the lock.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
         // `up` writes it anew; one that is left leads to nobody.
         std::fs::remove_file(self.kubeconfig()).ok();
+        Ok(self.lock.set_len(0)?)
     }
 
     /// Stops the mesh: asks its process to end, and after `patience` ends it. Whether there was one.
@@ -85,22 +88,44 @@ impl StateDir {
         if self.try_lock()? {
             return Ok(false);
         }
-        let pid = self.process().with_context(|| {
-            format!(
-                "a mesh runs in {}, but {}/lock does not name its process",
-                self.path.display(),
-                self.path.display()
-            )
-        })?;
+        let pid = self.holder()?;
         rustix::process::kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {pid:?}"))?;
         if !self.wait_unlocked(patience)? {
+            // Another than before when the mesh was about to start.
+            let pid = self.holder()?;
             rustix::process::kill_process(pid, Signal::KILL)?;
             if !self.wait_unlocked(Duration::from_secs(10))? {
                 bail!("process {} does not end", pid.as_raw_nonzero());
             }
         }
-        self.forget_kubeconfig();
+        self.forget()?;
         Ok(true)
+    }
+
+    /// The process that the file names, which must be one that holds the lock: an id that was left in the file may be
+    /// anybody's by now.
+    fn holder(&self) -> anyhow::Result<Pid> {
+        let dir = self.path.display();
+        let pid = self
+            .process()
+            .with_context(|| format!("a mesh runs in {dir}, but {dir}/lock does not name its process; try again"))?;
+        if !self.is_open_in(pid)? {
+            bail!(
+                "a mesh runs in {dir}, but process {}, which {dir}/lock names, is not it; try again",
+                pid.as_raw_nonzero()
+            );
+        }
+        Ok(pid)
+    }
+
+    /// Whether a process has the lock's file open. One that may not be looked into is believed to.
+    fn is_open_in(&self, pid: Pid) -> anyhow::Result<bool> {
+        let own = self.lock.metadata()?;
+        let same = |found: std::fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+        match std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())) {
+            Ok(open) => Ok(open.flatten().any(|entry| std::fs::metadata(entry.path()).is_ok_and(same))),
+            Err(error) => Ok(error.kind() == std::io::ErrorKind::PermissionDenied),
+        }
     }
 
     fn wait_unlocked(&self, patience: Duration) -> anyhow::Result<bool> {
@@ -127,5 +152,37 @@ impl StateDir {
         (&self.lock).rewind().ok()?;
         (&self.lock).read_to_string(&mut text).ok()?;
         Pid::from_raw(text.trim().parse().ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_lock_is_in_the_name_of_who_took_it_and_of_nobody_afterwards() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::open(dir.path()).expect("a state directory");
+        state.set_process(1).expect("an earlier run");
+        state.lock().expect("free");
+        assert_eq!(state.process(), Some(rustix::process::getpid()));
+        state.forget().expect("forgotten");
+        assert_eq!(state.process(), None);
+    }
+
+    #[test]
+    fn a_process_that_does_not_hold_the_lock_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::open(dir.path()).expect("a state directory");
+        state.lock().expect("free");
+        // It ends with its input, which is this test's.
+        let mut bystander = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+        state.set_process(bystander.id()).expect("a stale id");
+        let refused = StateDir::open(dir.path()).expect("the same").stop(Duration::ZERO).expect_err("refused");
+        assert!(refused.to_string().contains("is not it"), "{refused}");
+        drop(bystander.stdin.take());
+        assert!(bystander.wait().expect("its end").success(), "it was killed");
     }
 }

@@ -167,8 +167,7 @@ fn stop(state: &StateDir, mut launched: Launched) -> anyhow::Result<()> {
     eprintln!("\nstopping");
     launched.terminate();
     launched.process.wait().context("cannot wait for the node")?;
-    state.forget_kubeconfig();
-    Ok(())
+    state.forget()
 }
 
 async fn client(state: &StateDir) -> anyhow::Result<Client> {
