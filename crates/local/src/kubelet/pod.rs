@@ -112,8 +112,8 @@ impl Worker {
     pub(super) async fn run(pod: Arc<Context>, mut leave: watch::Receiver<Option<Leave>>) {
         let mut worker =
             Self { pod, sidecars: Vec::new(), containers: Vec::new(), proxy: None, volumes: JoinSet::new() };
-        let reporting = tokio::spawn(report(worker.pod.clone()));
         if !worker.pod.ended_before {
+            let reporting = tokio::spawn(report(worker.pod.clone()));
             let pod = worker.pod.clone();
             tokio::select! {
                 biased;
@@ -134,7 +134,6 @@ impl Worker {
                 () = long_told(&mut leave) => {}
             }
         }
-        reporting.abort();
         let left = told(&mut leave).await;
         worker.forget(left.map(|left| left.why)).await;
     }
