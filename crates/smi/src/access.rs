@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Invalid, Status, annotation};
 
 /// Grants the sources access to the destination, by the rules. Access is additive: there is no way to deny.
+///
+/// The specification is not all of it: [`TrafficTarget::port`] may limit every rule to one port, and must be heeded.
 #[derive(CustomResource, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[kube(
     group = "access.smi-spec.io",

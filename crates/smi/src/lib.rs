@@ -46,6 +46,38 @@
 //! }
 //! ```
 //!
+//! # What a target grants
+//!
+//! Who reads TrafficTargets must heed [`TrafficTarget::port`]: v1alpha1 and v1alpha2 limit a target to one port of the
+//! destination, which newer versions have no field for. A mesh that looks at `spec` alone grants more than was written.
+//!
+//! ```
+//! use heddle_smi::{Resource, parse};
+//!
+//! let target = parse(&serde_json::json!({
+//!     "apiVersion": "access.smi-spec.io/v1alpha2",
+//!     "kind": "TrafficTarget",
+//!     "metadata": {"name": "metrics"},
+//!     "spec": {
+//!         "destination": {"kind": "ServiceAccount", "name": "shop", "port": 9102},
+//!         "rules": [{"kind": "TCPRoute", "name": "any"}],
+//!         "sources": [{"kind": "ServiceAccount", "name": "prometheus"}],
+//!     },
+//! })).unwrap();
+//! let Resource::TrafficTarget(target) = target.resource else { panic!("another kind") };
+//! assert_eq!(target.port().unwrap(), Some(9102));
+//! ```
+//!
+//! # Which Kubernetes
+//!
+//! [`k8s_openapi`] is built for exactly one version of Kubernetes, and the program that is built chooses it. The default
+//! feature `v1_33` chooses one, so that this crate builds alone. To choose another, turn it off:
+//!
+//! ```toml
+//! heddle-smi = { version = "..", default-features = false }
+//! k8s-openapi = { version = "0.29", features = ["v1_35"] }
+//! ```
+//!
 //! # What is wrong with a manifest
 //!
 //! ```
