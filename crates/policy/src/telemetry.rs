@@ -105,6 +105,9 @@ pub struct Report {
 pub struct Past {
     /// How many seconds ago the interval ended, as seen from the report.
     pub age: u32,
+    /// How many seconds it was long, at most; 0 when that is not known.
+    #[serde(default)]
+    pub length: u32,
     /// What was added to each edge's totals.
     pub edges: Arc<[(Edge, Totals)]>,
 }

@@ -37,6 +37,8 @@ type Edges = BTreeMap<Edge, Totals>;
 struct Interval {
     /// In seconds since 1970.
     ended: u64,
+    /// In seconds, at most.
+    length: u64,
     edges: Arc<[(Edge, Totals)]>,
 }
 
@@ -51,8 +53,11 @@ struct Note<R> {
 /// The length of an interval of the past.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How much of the past is kept: so many edges of intervals.
-const PAST_EDGES: usize = 4_000;
+/// How much of the past is kept: so many edges of intervals. They are about half of what a message has room for.
+const PAST_EDGES: usize = 5_000;
+
+/// What intervals may become in length, as they are added up for want of room.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(120);
 
 impl Ledger {
     /// Goes on from the note in `file`, or begins with zeros where there is none. The proxies before have `ended` then, or
@@ -91,8 +96,11 @@ impl Ledger {
             lost.add(Gap { from: millis(noted), until: millis(ended.max(noted)) });
         }
         let before: Edges = report.edges.into_iter().collect();
-        let past = report.history.iter();
-        let past = past.map(|past| Interval { ended: at.saturating_sub(past.age.into()), edges: past.edges.clone() });
+        let past = report.history.iter().map(|past| Interval {
+            ended: at.saturating_sub(past.age.into()),
+            length: past.length.into(),
+            edges: past.edges.clone(),
+        });
         Self { instance: report.instance, at_last: before.clone(), before, lost, past: past.collect(), last: at }
     }
 
@@ -105,10 +113,12 @@ impl Ledger {
             totals.entry(Edge { pod: pod.clone(), ..edge }).or_default().merge(&counted);
         }
         let added = self.since_last(&totals);
+        let length = if self.last == 0 { 0 } else { now.saturating_sub(self.last) };
+        let newest = (!added.is_empty()).then_some(Interval { ended: now, length, edges: added });
         let is_over = now.saturating_sub(self.last) >= INTERVAL.as_secs();
-        let newest = (!added.is_empty()).then_some(Interval { ended: now, edges: added });
         let history = self.past.iter().chain(&newest).map(|interval| Past {
-            age: u32::try_from(now.saturating_sub(interval.ended)).unwrap_or(u32::MAX),
+            age: narrow(now.saturating_sub(interval.ended)),
+            length: narrow(interval.length),
             edges: interval.edges.clone(),
         });
         let history = history.filter(|past| u64::from(past.age) <= HISTORY.as_secs()).collect();
@@ -138,12 +148,45 @@ impl Ledger {
     }
 
     fn forget(&mut self, now: u64) {
-        let mut edges: usize = self.past.iter().map(|interval| interval.edges.len()).sum();
-        let is_old = |interval: &Interval| now.saturating_sub(interval.ended) > HISTORY.as_secs();
-        while let Some(oldest) = self.past.pop_front_if(|oldest| is_old(oldest) || edges > PAST_EDGES) {
-            edges -= oldest.edges.len();
+        self.past.retain(|interval| now.saturating_sub(interval.ended) <= HISTORY.as_secs());
+        while self.past.iter().map(|interval| interval.edges.len()).sum::<usize>() > PAST_EDGES {
+            match self.shortest_pair() {
+                Some(older) => self.add_up(older),
+                None => drop(self.past.pop_front()),
+            }
         }
     }
+
+    /// The first of the two intervals, one after the other, that are the shortest together, unless that is too long.
+    fn shortest_pair(&self) -> Option<usize> {
+        let newer = self.past.iter().skip(1);
+        let lengths = self.past.iter().zip(newer).map(|(older, newer)| older.length_until(newer)).enumerate();
+        let short = lengths.filter(|(_, length)| *length <= LONGEST_INTERVAL.as_secs());
+        short.min_by_key(|(_, length)| *length).map(|(older, _)| older)
+    }
+
+    /// Makes one interval of two.
+    fn add_up(&mut self, older: usize) {
+        let Some(newer) = self.past.remove(older + 1) else { return };
+        let older = &mut self.past[older];
+        let mut edges: Edges = older.edges.iter().cloned().collect();
+        for (edge, added) in newer.edges.iter() {
+            edges.entry(edge.clone()).or_default().merge(added);
+        }
+        let length = older.length_until(&newer);
+        *older = Interval { ended: newer.ended, length, edges: edges.into_iter().collect() };
+    }
+}
+
+impl Interval {
+    /// From its begin to the end of a newer one.
+    fn length_until(&self, newer: &Self) -> u64 {
+        newer.ended.saturating_sub(self.ended).saturating_add(self.length)
+    }
+}
+
+fn narrow(seconds: u64) -> u32 {
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
 /// Notes a report of all that was counted until `now` in `file`, in the stead of the one that is there.
@@ -243,6 +286,30 @@ mod tests {
             let from = millis(quiet);
             assert_eq!(report.lost.gaps, [Gap { from, until: from + length }]);
             assert_eq!((total(&report.edges), report.lost.total_ms), (7, length));
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_the_past_it_is_told_less_finely() {
+        let mut ledger = Ledger::begin();
+        let edges = |success: u64| {
+            let edge = |peer: u32| Edge {
+                peer_pod: Some(PodName::new("shop", format!("peer-{peer}"))),
+                ..counted(pod(), 0).remove(0).0
+            };
+            (0..500).map(|peer| (edge(peer), counted(pod(), success).remove(0).1)).collect::<Vec<_>>()
+        };
+        let mut report = ledger.report(&pod(), edges(0), at(0));
+        for tens in 1..=100 {
+            report = ledger.report(&pod(), edges(tens * 10), at(tens * 10));
+        }
+        let told: u64 = report.history.iter().map(|past| total(&past.edges)).sum();
+        assert!(told >= 500 * 480, "{told}: all but the oldest interval, which began before");
+        assert!(report.history.iter().map(|past| past.edges.len()).sum::<usize>() <= PAST_EDGES + 500);
+        for (older, newer) in report.history.iter().zip(report.history.iter().skip(1)) {
+            assert!(u64::from(newer.length) <= LONGEST_INTERVAL.as_secs());
+            assert_eq!(older.age - newer.age, newer.length, "none is left out");
+            assert_eq!(total(&newer.edges), 500 * u64::from(newer.length), "sums are exact");
         }
     }
 

@@ -104,6 +104,7 @@ proptest! {
             }
             let past = history.iter().map(|(at, added)| Past {
                 age: (world.now - *at).as_secs() as u32,
+                length: 1,
                 edges: vec![(served("web-1", "buyer-1"), added.clone())].into(),
             });
             let newest = Report {

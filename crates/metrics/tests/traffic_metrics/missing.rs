@@ -66,7 +66,7 @@ fn a_pod_that_ended_before_this_control_plane_could_hear_it_is_known_by_its_peer
     let peer = SpiffeId::of_service_account("cluster.local", "shop", "web").ok();
     let proven = |edge: Edge| Edge { peer: peer.clone(), ..edge };
     let edges = |pod: &str| vec![(proven(sent("buyer-1", pod, "web", None)), totals(9, 0, 0, 1))];
-    let past = |pod: &str, age: u32| Past { age, edges: edges(pod).into() };
+    let past = |pod: &str, age: u32| Past { age, length: 10, edges: edges(pod).into() };
     let history = vec![past("web-7f-gone", 10), past("web-1", 5)];
     let edges = [edges("web-7f-gone"), edges("web-1")].concat();
     world.samples.add(&PodName::new("shop", "buyer-1"), Report { history: history.into(), ..report(edges) }, world.now);
