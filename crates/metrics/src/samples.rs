@@ -3,7 +3,7 @@
 //! Two rings of slots: a slot a second for windows up to [`FINE`], and a slot every ten seconds for longer ones. A slot
 //! holds what was added within it, so that an edge without traffic costs nothing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,10 +21,13 @@ pub const LONGEST_WINDOW: Duration = HISTORY;
 /// The seconds of a slot for long windows.
 const COARSE: u64 = 10;
 
-/// Edges that are told apart, of one proxy and of all. What comes beyond is counted at the edge of that proxy and side
-/// whose other end is not known.
+/// Edges that are told apart, of one proxy and of all. Those that come beyond are counted without their peer's pod.
 const EDGES_OF_PROXY: usize = 2_000;
 const EDGES: usize = 100_000;
+
+/// Edges of one proxy without their peer's pod that are told apart beyond that. What comes beyond is counted at the edge of
+/// that proxy and side whose other end is not known.
+const EDGES_WITHOUT_POD: usize = 500;
 
 /// How long a proxy that is silent is remembered. One that comes back later counts anew from then on.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -37,7 +40,7 @@ pub struct Samples {
     /// The same in milliseconds since 1970.
     start_ms: u64,
     proxies: HashMap<PodName, Proxy>,
-    /// Edges in `proxies`.
+    /// Places of edges in `proxies`.
     edges: usize,
     fine: Ring,
     coarse: Ring,
@@ -55,13 +58,25 @@ pub(crate) struct Proxy {
     pub(crate) lost: Vec<Gap>,
     /// Counts of instances before it that are missing: their last reports were not heard.
     unheard: Vec<Gap>,
-    totals: BTreeMap<Arc<Edge>, Totals>,
-    /// The connections that are open, by edges of `totals`.
+    /// The edges that it named. There are no more than a message has room for.
+    known: BTreeMap<Edge, Known>,
+    /// Where they are counted.
+    places: BTreeSet<Arc<Edge>>,
+    /// The connections that are open, by places.
     open: BTreeMap<Arc<Edge>, u64>,
-    /// Whether some edges are counted together. From then on no new one gets a place of its own, so that totals that
-    /// were counted together stay so.
-    is_full: bool,
 }
+
+/// An edge as a proxy reported it last.
+#[derive(Debug)]
+struct Known {
+    /// The edge at which it is counted: itself, or one that stands for several. It stays for as long as the edge is named,
+    /// and each has totals of its own, so that nothing is counted twice when there is room again.
+    place: Arc<Edge>,
+    totals: Totals,
+}
+
+/// What was added to edges, and where it is counted.
+type Added = BTreeMap<Edge, (Arc<Edge>, Totals)>;
 
 /// The slots of the newest time, oldest first.
 #[derive(Debug)]
@@ -118,7 +133,7 @@ impl Samples {
         let second = self.second(now);
         self.forget(now);
         let before = self.proxies.remove(pod);
-        self.edges -= before.as_ref().map_or(0, |before| before.totals.len());
+        self.edges -= before.as_ref().map_or(0, |before| before.places.len());
         let is_known = before.as_ref().is_some_and(|before| before.instance == report.instance);
         let mut proxy = match before {
             Some(proxy) if is_known => proxy,
@@ -130,19 +145,17 @@ impl Samples {
         if !is_known {
             self.add_history(pod, &mut proxy, &report, second);
         }
-        for (edge, totals) in proxy.fold(pod, &report.edges, EDGES.saturating_sub(self.edges)) {
-            let before = proxy.totals.entry(edge.clone()).or_default();
-            let added = totals.since(before);
-            *before = totals;
-            if is_known && !added.is_empty() {
-                self.note(second, &edge, &added);
-            }
+        let named = named(pod, report.edges);
+        proxy.retain(&named);
+        let added = proxy.add(named, self.room());
+        if is_known {
+            added.values().for_each(|(place, added)| self.note(second, place, added));
         }
-        proxy.open = proxy.places(pod, &report.open);
+        proxy.open = proxy.open_places(pod, &report.open);
         proxy.at = now;
         proxy.last = report.last;
         proxy.lost = report.lost.gaps;
-        self.edges += proxy.totals.len();
+        self.edges += proxy.places.len();
         self.proxies.insert(pod.clone(), proxy);
     }
 
@@ -207,18 +220,25 @@ impl Samples {
         now.saturating_duration_since(self.start).as_secs() + LONGEST_WINDOW.as_secs()
     }
 
+    /// How many more edges may be told apart.
+    fn room(&self) -> usize {
+        EDGES.saturating_sub(self.edges)
+    }
+
     fn add_history(&mut self, pod: &PodName, proxy: &mut Proxy, report: &Report, second: u64) {
         for past in report.history.iter() {
             let then = second.saturating_sub(u64::from(past.age));
-            for (edge, added) in proxy.fold(pod, &past.edges, EDGES.saturating_sub(self.edges)) {
-                // The place is taken here, so that the totals below find the same edges.
-                proxy.totals.entry(edge.clone()).or_default();
-                self.note(then, &edge, &added);
+            for (edge, added) in past.edges.iter().filter(|(edge, _)| edge.pod == *pod) {
+                let place = proxy.meet(edge.clone(), self.room()).place.clone();
+                self.note(then, &place, added);
             }
         }
     }
 
     fn note(&mut self, second: u64, edge: &Arc<Edge>, added: &Totals) {
+        if added.is_empty() {
+            return;
+        }
         for ring in [&mut self.fine, &mut self.coarse] {
             if let Some(slot) = ring.slot(second) {
                 slot.added.entry(edge.clone()).or_default().merge(added);
@@ -233,7 +253,7 @@ impl Samples {
                 Some(ended) => now.saturating_duration_since(ended) < 2 * LONGEST_WINDOW,
                 None => now.saturating_duration_since(proxy.at) < FORGET,
             };
-            self.edges -= if is_kept { 0 } else { proxy.totals.len() };
+            self.edges -= if is_kept { 0 } else { proxy.places.len() };
             is_kept
         });
     }
@@ -250,46 +270,86 @@ impl Proxy {
             last: false,
             lost: Vec::new(),
             unheard,
-            totals: BTreeMap::new(),
+            known: BTreeMap::new(),
+            places: BTreeSet::new(),
             open: BTreeMap::new(),
-            is_full: false,
         }
     }
 
-    /// The edges of a report as they are told apart here: at most so many that are not known yet get a place.
-    fn fold(&mut self, pod: &PodName, edges: &[(Edge, Totals)], places: usize) -> BTreeMap<Arc<Edge>, Totals> {
-        let places = if self.is_full { 0 } else { places.min(EDGES_OF_PROXY) };
-        let mut left = places.saturating_sub(self.totals.len());
-        let mut folded: BTreeMap<Arc<Edge>, Totals> = BTreeMap::new();
-        for (edge, totals) in edges.iter().filter(|(edge, _)| edge.pod == *pod) {
-            let known = self.totals.get_key_value(edge).map(|(known, _)| known.clone());
-            let place = match known {
-                Some(known) => known,
-                None if left > 0 => {
-                    left -= 1;
-                    Arc::new(edge.clone())
-                }
-                None => {
-                    self.is_full = true;
-                    Arc::new(overflow(edge))
-                }
-            };
-            folded.entry(place).or_default().merge(totals);
+    /// Forgets what a report does not name: it was retired, and begins with zeros if it comes back.
+    fn retain(&mut self, named: &BTreeMap<Edge, Totals>) {
+        let before = self.known.len();
+        self.known.retain(|edge, _| named.contains_key(edge));
+        if self.known.len() < before {
+            self.places = self.known.values().map(|known| known.place.clone()).collect();
         }
-        folded
+    }
+
+    /// Takes over the newest totals: what they exceed those before.
+    fn add(&mut self, named: BTreeMap<Edge, Totals>, room: usize) -> Added {
+        let mut all = Added::new();
+        for (edge, totals) in named {
+            let known = self.meet(edge.clone(), room);
+            let added = totals.since(&known.totals);
+            known.totals = totals;
+            if !added.is_empty() {
+                all.insert(edge, (known.place.clone(), added));
+            }
+        }
+        all
+    }
+
+    /// What is known of an edge; a place and zeros, when it is new.
+    fn meet(&mut self, edge: Edge, room: usize) -> &mut Known {
+        match self.known.entry(edge) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(new) => {
+                let place = place(&mut self.places, new.key(), room);
+                new.insert(Known { place, totals: Totals::default() })
+            }
+        }
     }
 
     /// What is open, by the places that edges have.
-    fn places(&self, pod: &PodName, open: &[(Edge, u64)]) -> BTreeMap<Arc<Edge>, u64> {
+    fn open_places(&self, pod: &PodName, open: &[(Edge, u64)]) -> BTreeMap<Arc<Edge>, u64> {
         let mut places = BTreeMap::new();
         for (edge, open) in open.iter().filter(|(edge, open)| edge.pod == *pod && *open > 0) {
-            let known = self.totals.get_key_value(edge).map(|(known, _)| known.clone());
+            let known = self.known.get(edge).map(|known| known.place.clone());
             let place = known.unwrap_or_else(|| Arc::new(overflow(edge)));
             let sum: &mut u64 = places.entry(place).or_default();
             *sum = sum.saturating_add(*open);
         }
         places
     }
+}
+
+/// The edges of a report that are `pod`'s.
+fn named(pod: &PodName, edges: Vec<(Edge, Totals)>) -> BTreeMap<Edge, Totals> {
+    let mut named: BTreeMap<Edge, Totals> = BTreeMap::new();
+    for (edge, totals) in edges.into_iter().filter(|(edge, _)| edge.pod == *pod) {
+        named.entry(edge).or_default().merge(&totals);
+    }
+    named
+}
+
+/// Where a new edge is counted: at a place of its own, else with others. The backends of splits are told apart for longer
+/// than the pods behind them.
+fn place(places: &mut BTreeSet<Arc<Edge>>, edge: &Edge, room: usize) -> Arc<Edge> {
+    let most = EDGES_OF_PROXY.min(room);
+    let has_room = |places: &BTreeSet<Arc<Edge>>, edge: &Edge, most| places.len() < most || places.contains(edge);
+    let mut edge = edge.clone();
+    if !has_room(places, &edge, most) {
+        edge.peer_pod = None;
+    }
+    if !has_room(places, &edge, most + EDGES_WITHOUT_POD) {
+        edge = overflow(&edge);
+    }
+    if let Some(known) = places.get(&edge) {
+        return known.clone();
+    }
+    let place = Arc::new(edge);
+    places.insert(place.clone());
+    place
 }
 
 /// The edge that stands for those which are not told apart.

@@ -78,6 +78,10 @@ pub struct Counts {
 
 /// What a proxy reports: its edges with their totals. A newer report of an instance makes the older ones dispensable, and
 /// one that arrives twice counts once.
+///
+/// Every edge is named whose totals have changed within [`HISTORY`], or that is in use. One that a report does not name
+/// has been retired: when it is named again its totals have begun with zeros, so that a reader forgets what it knew of
+/// them.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {

@@ -122,6 +122,47 @@ proptest! {
 }
 
 #[test]
+fn an_edge_that_a_report_does_not_name_has_been_retired_and_begins_with_zeros() {
+    let mut world = World::begun();
+    world.report("web-1", vec![(served("web-1", "buyer-1"), totals(5, 0, 0, 1))]);
+    world.pass(1);
+    world.report("web-1", Vec::new());
+    assert_eq!(world.samples.edges(), 0);
+    world.report("web-1", vec![(served("web-1", "buyer-1"), totals(2, 0, 0, 1))]);
+    assert_eq!(value(&world.get("/namespaces/shop/deployments/web"), "success_count"), "7");
+}
+
+#[test]
+fn edges_that_were_counted_together_stay_so_when_there_is_room_again_and_later_ones_are_told_apart() {
+    let mut world = World::begun();
+    let edge = |client: u64| served("web-1", &format!("client-{client:04}"));
+    let report = |world: &mut World, clients: std::ops::Range<u64>, each: u64| {
+        world.pass(1);
+        world.report("web-1", clients.map(|client| (edge(client), totals(each, 0, 0, 1))).collect());
+    };
+    let total = |world: &World| value(&world.get("/namespaces/shop/deployments/web"), "success_count").to_owned();
+    report(&mut world, 0..3_000, 1);
+    report(&mut world, 1_500..3_000, 2);
+    assert_eq!((total(&world), world.samples.edges()), ("4500".into(), 501));
+    report(&mut world, 1_500..4_000, 3);
+    assert_eq!((total(&world), world.samples.edges()), ("9000".into(), 1_501));
+    report(&mut world, 3_000..4_000, 3);
+    assert_eq!((total(&world), world.samples.edges()), ("9000".into(), 1_000));
+}
+
+#[test]
+fn backends_are_told_apart_when_there_is_no_room_for_pods() {
+    let mut world = World::begun();
+    let pods = 0..4_000_u64;
+    let backend = |pod: u64| if pod.is_multiple_of(4) { "web-v2" } else { "web-v1" };
+    let edge = |pod: u64| sent("buyer-1", &format!("pod-{pod}"), "web", Some(backend(pod)));
+    world.report("buyer-1", pods.map(|pod| (edge(pod), totals(1, 0, 0, 1))).collect());
+    let list = world.get("/namespaces/shop/trafficsplits/web");
+    let counts: Vec<_> = list["items"].as_array().unwrap().iter().map(|item| value(item, "success_count")).collect();
+    assert_eq!(counts, ["3000", "1000"]);
+}
+
+#[test]
 fn edges_beyond_the_bound_are_counted_together_and_none_twice() {
     let mut world = World::begun();
     let clients = 3_000_u64;
