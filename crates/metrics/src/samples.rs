@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heddle_policy::PodName;
-use heddle_policy::telemetry::{Edge, Gap, HISTORY, Report, Totals};
+use heddle_policy::telemetry::{Edge, Gap, HISTORY, Past, Report, Totals};
 
 use crate::packed::Packed;
 
@@ -147,8 +147,10 @@ impl Samples {
         }
         let named = named(pod, report.edges);
         proxy.retain(&named);
-        let added = proxy.add(named, self.room());
+        let mut added = proxy.add(named, self.room());
         if is_known {
+            let unheard = now.saturating_duration_since(proxy.at);
+            self.add_unheard(&mut added, &report.history, unheard, second);
             added.values().for_each(|(place, added)| self.note(second, place, added));
         }
         proxy.open = proxy.open_places(pod, &report.open);
@@ -231,6 +233,21 @@ impl Samples {
             for (edge, added) in past.edges.iter().filter(|(edge, _)| edge.pod == *pod) {
                 let place = proxy.meet(edge.clone(), self.room()).place.clone();
                 self.note(then, &place, added);
+            }
+        }
+    }
+
+    /// Counts what was `added` while a proxy was not heard at the times that it tells, as far as it does; the rest is left.
+    fn add_unheard(&mut self, added: &mut Added, history: &[Past], unheard: Duration, second: u64) {
+        let is_unheard = |past: &&Past| Duration::from_secs(past.age.into()) < unheard;
+        for past in history.iter().rev().filter(is_unheard) {
+            let then = second.saturating_sub(u64::from(past.age));
+            for (edge, counted) in past.edges.iter() {
+                let Some((place, added)) = added.get_mut(edge) else { continue };
+                let rest = added.since(counted);
+                // What was counted before the proxy was last heard is known already.
+                self.note(then, place, &added.since(&rest));
+                *added = rest;
             }
         }
     }

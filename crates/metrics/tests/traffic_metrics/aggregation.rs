@@ -121,6 +121,34 @@ proptest! {
     }
 }
 
+/// What `web-1` has answered `buyer-1`, and the answers of each so many seconds ago.
+fn answered(total: u64, past: &[(u32, u64)]) -> Report {
+    let edges = |count| vec![(served("web-1", "buyer-1"), totals(count, 0, 0, 1))];
+    let past = past.iter().map(|(age, count)| Past { age: *age, length: 10, edges: edges(*count).into() });
+    Report { history: past.collect(), ..report(edges(total)) }
+}
+
+#[test]
+fn what_was_counted_while_a_proxy_was_not_heard_is_of_the_time_that_it_tells() {
+    let pod = PodName::new("shop", "web-1");
+    for (total, oldest, counts) in [
+        // Of three it is not told when they were counted.
+        (60, 6, [3, 24, 44, 60]),
+        // Of the oldest interval, in which the proxy was last heard, six were known.
+        (55, 10, [0, 21, 41, 55]),
+    ] {
+        let mut world = World::begun();
+        world.samples.add(&pod, answered(10, &[]), world.now);
+        world.pass(100);
+        let report = answered(total, &[(300, 6), (95, oldest), (40, 20), (5, 21)]);
+        world.samples.add(&pod, report, world.now);
+        for (window, count) in ["1s", "10s", "45s", "5m"].into_iter().zip(counts) {
+            let document = world.get(&format!("/namespaces/shop/deployments/web?t={window}"));
+            assert_eq!(value(&document, "success_count"), count.to_string(), "{window} of {total}");
+        }
+    }
+}
+
 #[test]
 fn an_edge_that_a_report_does_not_name_has_been_retired_and_begins_with_zeros() {
     let mut world = World::begun();
