@@ -42,6 +42,8 @@ pub struct Samples {
     proxies: HashMap<PodName, Proxy>,
     /// Places of edges in `proxies`.
     edges: usize,
+    /// The second in which proxies were last looked through for those to forget.
+    forgot: u64,
     fine: Ring,
     coarse: Ring,
 }
@@ -120,6 +122,7 @@ impl Samples {
             start_ms: time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
             proxies: HashMap::new(),
             edges: 0,
+            forgot: 0,
             fine: ring(1, FINE),
             coarse: ring(COARSE, LONGEST_WINDOW),
         }
@@ -263,7 +266,12 @@ impl Samples {
         }
     }
 
+    /// Looks through all proxies once a second, however many report in it.
     fn forget(&mut self, now: Instant) {
+        let second = self.second(now);
+        if std::mem::replace(&mut self.forgot, second) == second {
+            return;
+        }
         self.proxies.retain(|_, proxy| {
             let is_kept = match proxy.ended {
                 // No window reaches back to its traffic any more.
