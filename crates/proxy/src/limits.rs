@@ -81,8 +81,12 @@ pub const EJECTION: Duration = Duration::from_secs(1);
 /// The longest time an endpoint is left out.
 pub const EJECTION_MAX: Duration = Duration::from_secs(30);
 
-/// Edges counted apart per worker; traffic beyond is counted together.
+/// Edges counted apart per worker; those beyond are counted without their peer's pod.
 pub const EDGES: usize = 4096;
+/// Edges without their peer's pod that are counted apart beyond that; traffic beyond is counted together.
+pub const EDGES_WITHOUT_POD: usize = 1024;
+/// How often what nothing was counted of for long is looked for, to be retired.
+pub const RETIRE_INTERVAL: Duration = Duration::from_secs(60);
 /// Peer workloads, per side, and peer pods that have labels of their own in metrics; the others share `other`.
 pub const LABELLED_WORKLOADS: usize = 256;
 pub const LABELLED_PODS: usize = 128;

@@ -128,6 +128,7 @@ fn run_worker(shared: Arc<Shared>, bound: Vec<Bound>, draining: watch::Receiver<
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let worker = Worker::new(shared);
+        tokio::task::spawn_local(worker.clone().release_idle_edges());
         let mut accepting = Vec::new();
         for (listener, entrance) in bound {
             let listener = dial::register(listener)?;

@@ -4,7 +4,7 @@
 //! restarted loses nothing, and one that is killed what it counted since the last note. The time of the file is that
 //! until which all is noted: from then until the proxy ended counts are missing, and its successor says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub(crate) struct Ledger {
     /// The totals at the end of the newest of them, and when that was.
     at_last: Edges,
     last: u64,
+    /// When something was last counted of an edge, in seconds since 1970; to an interval.
+    counted_at: BTreeMap<Edge, u64>,
 }
 
 type Edges = BTreeMap<Edge, Totals>;
@@ -86,6 +88,7 @@ impl Ledger {
             past: VecDeque::new(),
             at_last: Edges::new(),
             last: 0,
+            counted_at: BTreeMap::new(),
         }
     }
 
@@ -101,7 +104,39 @@ impl Ledger {
             length: past.length.into(),
             edges: past.edges.clone(),
         });
-        Self { instance: report.instance, at_last: before.clone(), before, lost, past: past.collect(), last: at }
+        let past: VecDeque<_> = past.collect();
+        let counted = past.iter().flat_map(|past| past.edges.iter().map(|(edge, _)| (edge.clone(), past.ended)));
+        let counted_at = counted.collect();
+        Self { instance: report.instance, at_last: before.clone(), before, lost, past, last: at, counted_at }
+    }
+
+    /// Takes over what this proxy has counted of edges that it has let go of.
+    pub(crate) fn take_over(&mut self, pod: &PodName, settled: Vec<(Edge, Totals)>) {
+        for (edge, totals) in settled {
+            self.before.entry(of_pod(pod, edge)).or_default().merge(&totals);
+        }
+    }
+
+    /// Retires the edges of which nothing was counted for long, unless they are among those that this proxy has `counted`
+    /// and holds. No report names them any more, until they are counted again, with totals that begin with zeros.
+    pub(crate) fn retire(&mut self, pod: &PodName, counted: &[(Edge, Totals)], now: SystemTime) {
+        let held: HashSet<Edge> = counted.iter().map(|(edge, _)| of_pod(pod, edge.clone())).collect();
+        let idle = self.before.keys().filter(|edge| !held.contains(edge) && self.is_idle(edge, seconds(now)));
+        for edge in idle.cloned().collect::<Vec<_>>() {
+            self.before.remove(&edge);
+            self.at_last.remove(&edge);
+            self.counted_at.remove(&edge);
+        }
+    }
+
+    /// The edges of which nothing was counted for long.
+    pub(crate) fn idle(&self, now: SystemTime) -> HashSet<Edge> {
+        self.at_last.keys().filter(|edge| self.is_idle(edge, seconds(now))).cloned().collect()
+    }
+
+    fn is_idle(&self, edge: &Edge, now: u64) -> bool {
+        let counted_at = self.counted_at.get(edge).copied().unwrap_or_default();
+        now.saturating_sub(counted_at) > HISTORY.as_secs()
     }
 
     /// The newest report, of what this proxy has `counted` for its `pod` and what those before it did.
@@ -109,10 +144,10 @@ impl Ledger {
         let now = seconds(now);
         let mut totals = self.before.clone();
         for (edge, counted) in counted {
-            // What was counted before the proxy knew its pod is the pod's too.
-            totals.entry(Edge { pod: pod.clone(), ..edge }).or_default().merge(&counted);
+            totals.entry(of_pod(pod, edge)).or_default().merge(&counted);
         }
         let added = self.since_last(&totals);
+        self.counted_at.extend(added.iter().map(|(edge, _)| (edge.clone(), now)));
         let length = if self.last == 0 { 0 } else { now.saturating_sub(self.last) };
         let newest = (!added.is_empty()).then_some(Interval { ended: now, length, edges: added });
         let is_over = now.saturating_sub(self.last) >= INTERVAL.as_secs();
@@ -183,6 +218,11 @@ impl Interval {
     fn length_until(&self, newer: &Self) -> u64 {
         newer.ended.saturating_sub(self.ended).saturating_add(self.length)
     }
+}
+
+/// What was counted before the proxy knew its pod is the pod's too.
+pub(crate) fn of_pod(pod: &PodName, edge: Edge) -> Edge {
+    Edge { pod: pod.clone(), ..edge }
 }
 
 fn narrow(seconds: u64) -> u32 {
@@ -287,6 +327,51 @@ mod tests {
             assert_eq!(report.lost.gaps, [Gap { from, until: from + length }]);
             assert_eq!((total(&report.edges), report.lost.total_ms), (7, length));
         }
+    }
+
+    #[test]
+    fn an_edge_without_traffic_is_retired_and_begins_with_zeros_when_it_is_counted_again() {
+        let mut ledger = Ledger::begin();
+        let edge = counted(pod(), 0).remove(0).0;
+        ledger.report(&pod(), counted(pod(), 7), at(0));
+        let long_after = at(HISTORY.as_secs() + 20);
+        ledger.report(&pod(), counted(pod(), 7), long_after);
+        assert_eq!(ledger.idle(long_after), HashSet::from([edge]));
+        // Somebody may count on it still.
+        ledger.retire(&pod(), &counted(pod(), 7), long_after);
+        assert_eq!(ledger.report(&pod(), counted(pod(), 7), long_after).edges, counted(pod(), 7));
+        // One that is counted just as it is let go of goes on.
+        let mut other = Ledger::begin();
+        other.report(&pod(), counted(pod(), 7), at(0));
+        other.take_over(&pod(), counted(pod(), 7));
+        other.retire(&pod(), &counted(pod(), 1), long_after);
+        assert_eq!(other.report(&pod(), counted(pod(), 1), long_after).edges, counted(pod(), 8));
+
+        ledger.take_over(&pod(), counted(pod(), 7));
+        ledger.retire(&pod(), &[], long_after);
+        assert_eq!(ledger.report(&pod(), Vec::new(), long_after).edges, []);
+        assert_eq!(ledger.idle(long_after), HashSet::new());
+        let report = ledger.report(&pod(), counted(pod(), 1), long_after + INTERVAL);
+        assert_eq!(report.edges, counted(pod(), 1));
+        assert_eq!(total(&report.history[0].edges), 1);
+    }
+
+    #[test]
+    fn the_next_proxy_retires_what_the_last_one_had_not_counted_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("totals.json");
+        let peers = |success: u64| {
+            let edge =
+                |peer: &str| Edge { peer_pod: Some(PodName::new("shop", peer)), ..counted(pod(), 0).remove(0).0 };
+            let totals = |success| counted(pod(), success).remove(0).1;
+            vec![(edge("gone"), totals(1)), (edge("here"), totals(success))]
+        };
+        let (mut first, noted) = (Ledger::begin(), at(HISTORY.as_secs()));
+        first.report(&pod(), peers(1), at(0));
+        note(&file, &first.report(&pod(), peers(2), noted), noted).unwrap();
+        let mut next = Ledger::open(Some(&file), noted).unwrap();
+        next.retire(&pod(), &[], noted + Duration::from_secs(1));
+        assert_eq!(next.report(&pod(), Vec::new(), noted + Duration::from_secs(1)).edges, peers(2)[1..]);
     }
 
     #[test]

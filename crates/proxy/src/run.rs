@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use heddle_identity::Store;
 use heddle_policy::PodName;
-use heddle_policy::telemetry::{Edge, NOTE_INTERVAL, REPORT_INTERVAL, Report};
+use heddle_policy::telemetry::{Edge, NOTE_INTERVAL, REPORT_INTERVAL, Report, Totals};
 use heddle_xds::{Client, Dial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::disable_transparent_huge_pages;
@@ -20,11 +20,17 @@ use tracing::{debug, info, warn};
 
 use crate::dial::Dialer;
 use crate::file::{Watched, read_config, read_credentials};
-use crate::report::{Ledger, note, note_nothing_new};
-use crate::{Args, Proxy, access_log, admin};
+use crate::report::{Ledger, note, note_nothing_new, of_pod};
+use crate::{Args, Proxy, access_log, admin, limits};
 
 /// How many times totals are noted for each time that they are reported.
 const NOTES_OF_REPORT: u64 = (REPORT_INTERVAL.as_millis() / NOTE_INTERVAL.as_millis()) as u64;
+
+/// How many times totals are noted for each time that edges are retired.
+const NOTES_OF_RETIREMENT: u64 = (limits::RETIRE_INTERVAL.as_millis() / NOTE_INTERVAL.as_millis()) as u64;
+
+// A report must say that an edge was retired before another says that it is counted again.
+const _: () = assert!(NOTES_OF_RETIREMENT.is_multiple_of(NOTES_OF_REPORT));
 
 /// How long the control plane may take to hear the last report.
 const LAST_WORD: Duration = Duration::from_secs(2);
@@ -193,9 +199,7 @@ fn dial_control(address: &str, dialer: Dialer) -> Dial {
 }
 
 fn open_connections(proxy: &Proxy, pod: &PodName) -> Vec<(Edge, u64)> {
-    let open = proxy.open_connections().into_iter();
-    // What began before the proxy knew its pod is the pod's too.
-    open.map(|(edge, open)| (Edge { pod: pod.clone(), ..edge }, open)).collect()
+    proxy.open_connections().into_iter().map(|(edge, open)| (of_pod(pod, edge), open)).collect()
 }
 
 /// Notes and reports the totals whenever they have changed, and a last time when the proxy is drained.
@@ -218,9 +222,13 @@ async fn send_reports(
         if let Some(settings) = proxy.shared.config.load().config.settings.clone() {
             // Before the totals are read: what is counted in between belongs to the next note.
             let now = SystemTime::now();
+            let counted = match tick % NOTES_OF_RETIREMENT {
+                0 => retire(proxy, &mut ledger, &settings.pod, now),
+                _ => proxy.totals(),
+            };
             // One that ends has no connections any more.
             let open = if last { Vec::new() } else { open_connections(proxy, &settings.pod) };
-            let newest = Arc::new(Report { last, open, ..ledger.report(&settings.pod, proxy.totals(), now) });
+            let newest = Arc::new(Report { last, open, ..ledger.report(&settings.pod, counted, now) });
             let is_news_after =
                 |earlier: &Option<Arc<Report>>| earlier.as_ref().is_none_or(|earlier| newest.is_news_after(earlier));
             let is_kept = keep(file, is_news_after(&noted).then_some(&newest), now);
@@ -241,6 +249,20 @@ async fn send_reports(
             return;
         }
     }
+}
+
+/// Retires edges of which nothing was counted for long: those that the workers have let go of since they were asked to, the
+/// last time. Asks them for the others. The totals of what this proxy still counts.
+fn retire(proxy: &Proxy, ledger: &mut Ledger, pod: &PodName, now: SystemTime) -> Vec<(Edge, Totals)> {
+    let meter = &proxy.shared.meter;
+    ledger.take_over(pod, meter.settle());
+    let counted = proxy.totals();
+    ledger.retire(pod, &counted, now);
+    let idle = ledger.idle(now);
+    if !idle.is_empty() {
+        meter.idle.send_replace(Arc::new(idle));
+    }
+    counted
 }
 
 /// Notes the totals for the pod's next proxy; without `news`, that there are none. Tells whether that was done.

@@ -1,7 +1,7 @@
 //! One thread of the data plane, and what its connections share.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::balance::Health;
 use crate::dial::{self, Dialer};
 use crate::http2::{self, Server, Servers};
 use crate::io::Conn;
-use crate::meter::{Counters, Meter};
+use crate::meter::{Counters, Meter, plain_edge};
 use crate::options::{Entrance, Listen, Options};
 use crate::peers::Peer;
 use crate::pool::Pool;
@@ -159,16 +159,37 @@ impl Worker {
         self.http2.of(endpoint, &self.shared, self.dialer)
     }
 
-    /// The counters of an edge. Beyond the bound on edges, those of a side are counted together.
+    /// The counters of an edge. Beyond the bound on edges the peer's pod is left out, and beyond another all but the side,
+    /// so that the backends of splits are still told apart when there have been too many pods.
     pub(crate) fn counters(&self, edge: Edge, peer_workload: Option<&Arc<str>>) -> Arc<Counters> {
         let mut known = self.counters.borrow_mut();
         if let Some(counters) = known.get(&edge) {
             return counters.clone();
         }
-        let has_room = known.len() < limits::EDGES;
+        let (edge, peer_workload) = match known.len() {
+            ..limits::EDGES => (edge, peer_workload.cloned()),
+            _ => (Edge { peer_pod: None, ..edge }, None),
+        };
+        let has_room = known.len() < limits::EDGES + limits::EDGES_WITHOUT_POD || known.contains_key(&edge);
         let edge = if has_room { edge } else { plain_edge(edge.side, edge.pod) };
-        let peer_workload = peer_workload.filter(|_| has_room).cloned();
         known.entry(edge).or_insert_with_key(|edge| self.shared.meter.counters(edge.clone(), peer_workload)).clone()
+    }
+
+    /// Lets go of the counters of edges that are told to be idle, for ever.
+    pub(crate) async fn release_idle_edges(self: Rc<Self>) {
+        let mut idle = self.shared.meter.idle.subscribe();
+        while idle.changed().await.is_ok() {
+            self.release(&idle.borrow_and_update().clone());
+        }
+    }
+
+    /// Lets go of the counters of `idle` edges that nothing holds any more but this worker and the meter: nobody can
+    /// count on them then.
+    fn release(&self, idle: &HashSet<Edge>) {
+        // The clusters of an earlier configuration hold the counters of pods that are gone.
+        self.view();
+        let is_held = |counters: &Arc<Counters>| Arc::strong_count(counters) > 2;
+        self.counters.borrow_mut().retain(|edge, counters| is_held(counters) || !idle.contains(edge));
     }
 
     /// The counters of traffic whose other end is not known.
@@ -249,6 +270,73 @@ impl Drop for Counted {
     }
 }
 
-fn plain_edge(side: Side, pod: PodName) -> Edge {
-    Edge { side, pod, peer: None, peer_pod: None, service: None, backend: None }
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use heddle_policy::ServiceName;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn worker() -> Rc<Worker> {
+        Worker::new(Shared::new(Options::example(), Vec::new(), Store::empty()))
+    }
+
+    fn edge(peer: usize) -> Edge {
+        let (service, backend) = (ServiceName::new("shop", "api"), ServiceName::new("shop", "api-v1"));
+        Edge {
+            peer_pod: Some(PodName::new("shop", format!("api-{peer}"))),
+            service: Some(service),
+            backend: Some(backend),
+            ..plain_edge(Side::Client, PodName::new("shop", "web-1"))
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_pod_its_backend_is_still_counted() {
+        let worker = worker();
+        (0..limits::EDGES).for_each(|peer| drop(worker.counters(edge(peer), None)));
+        let beyond = worker.counters(edge(limits::EDGES), None);
+        assert_eq!(beyond.edge, Edge { peer_pod: None, ..edge(0) });
+        assert!(Arc::ptr_eq(&worker.counters(edge(limits::EDGES + 1), None), &beyond));
+        assert_eq!(worker.counters(edge(0), None).edge, edge(0));
+        for service in 0..limits::EDGES_WITHOUT_POD {
+            let service = Some(ServiceName::new("shop", service.to_string()));
+            worker.counters(Edge { service, ..edge(limits::EDGES) }, None);
+        }
+        let plain = worker.counters(Edge { backend: None, ..edge(limits::EDGES) }, None);
+        assert_eq!(plain.edge, plain_edge(Side::Client, PodName::new("shop", "web-1")));
+    }
+
+    #[tokio::test]
+    async fn idle_edges_give_their_places_back_unless_something_counts_on_them() {
+        LocalSet::new().run_until(idle_edges_give_their_places_back()).await;
+    }
+
+    async fn idle_edges_give_their_places_back() {
+        let worker = worker();
+        tokio::task::spawn_local(worker.clone().release_idle_edges());
+        let tell_idle = async |peers: Range<usize>| {
+            tokio::task::yield_now().await;
+            worker.shared.meter.idle.send_replace(Arc::new(peers.map(edge).collect()));
+            tokio::task::yield_now().await;
+        };
+        let held = worker.counters(edge(0), None);
+        let open = worker.counters(edge(1), None).open();
+        for peer in [2, 3] {
+            worker.counters(edge(peer), None).would_deny();
+        }
+        tell_idle(0..3).await;
+        let settled = worker.shared.meter.settle();
+        let settled: Vec<_> = settled.into_iter().map(|(edge, totals)| (edge, totals.would_deny)).collect();
+        assert_eq!(settled, [(edge(2), 1)]);
+        // What comes back begins with zeros.
+        worker.counters(edge(2), None);
+        let totals = worker.shared.meter.totals();
+        assert_eq!(totals.iter().map(|(_, totals)| totals.would_deny).sum::<u64>(), 1);
+        drop((held, open));
+        tell_idle(0..4).await;
+        assert_eq!((worker.shared.meter.settle().len(), worker.counters.borrow().len()), (4, 0));
+    }
 }

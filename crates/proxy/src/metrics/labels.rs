@@ -103,19 +103,20 @@ pub(super) fn other_label() -> Arc<str> {
     OTHER.into()
 }
 
-/// Adds edges up by their labels. `levels` gives the labels of an edge from the finest to the coarsest: it is told at
-/// the first level that has room. `rooms` bounds the sets of each level but the last. As edges come in the order in
-/// which they were met, and are never forgotten, an edge stays at its level.
+/// Adds edges up by their labels. `levels` gives the labels of an edge from the finest to the coarsest, as far as it has
+/// any: it is told at the first level that has room. `rooms` bounds the sets of each level. As edges come in the order in
+/// which they were met, and the labels of a level with bounds are never forgotten, an edge stays at its level.
 pub(super) fn add_up<'a, K: Clone + Eq + Hash, const LEVELS: usize>(
     edges: impl Iterator<Item = &'a Counted>,
     rooms: [usize; LEVELS],
-    levels: impl Fn(&Counted) -> [K; LEVELS],
+    levels: impl Fn(&Counted) -> [Option<K>; LEVELS],
 ) -> Vec<(K, Sum)> {
     let mut sums: Vec<(K, Sum)> = Vec::new();
     let mut places: HashMap<K, usize> = HashMap::new();
     let mut used = [0; LEVELS];
     for counted in edges {
         for (level, key) in levels(counted).into_iter().enumerate() {
+            let Some(key) = key else { continue };
             let place = match places.get(&key) {
                 Some(place) => *place,
                 None if used[level] < rooms[level] => {

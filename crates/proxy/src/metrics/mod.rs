@@ -31,7 +31,7 @@ pub(crate) fn encode(shared: &Arc<Shared>, format: Format) -> Result<String, fmt
     let snapshot = shared.config.load();
     let settings = snapshot.config.settings.as_deref();
     let (own, pod) = (Workload::own(settings), pod_label(settings.map(|settings| &settings.pod)));
-    let edges = shared.meter.edges();
+    let edges = shared.meter.counted();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Osm::of(&own, &pod, &edges)));
     let heddle = registry.sub_registry_with_prefix("heddle");

@@ -172,3 +172,36 @@ fn five_hundred_workloads_that_all_talk_to_each_other_stay_within_the_budget() {
     let after = text.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(after, before);
 }
+
+#[test]
+fn counters_of_workloads_never_go_back_when_edges_are_let_go() {
+    let shared = shared();
+    for pod in ["api-1", "api-2"] {
+        count(&shared, &edge_to(pod, "api-v1"), Some("Deployment/api-v1"), 200, 2);
+    }
+    count(&shared, &edge_from(Some(identity("buyer"))), None, 200, 3);
+    let held = shared.meter.counters(edge_to("api-2", "api-v2"), Some("Deployment/api-v1".into()));
+    let of_workloads = |text: &str| {
+        let is_of_workload = |line: &&str| line.starts_with("heddle_requests") || line.starts_with("heddle_sent");
+        text.lines().filter(is_of_workload).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = scrape(&shared);
+    let settled = shared.meter.settle();
+    assert_eq!(settled.iter().map(|(_, totals)| totals.requests.success).sum::<u64>(), 5);
+    // Of the pod that is still counted nothing goes away: what its metrics add up would go back.
+    assert_eq!(shared.meter.totals().len(), 2);
+    let after = scrape(&shared);
+    assert_eq!(of_workloads(&after), of_workloads(&before));
+    let told = |text: &str, pod: &str| text.contains(&format!(r#"destination_pod="{pod}""#));
+    assert_eq!((told(&before, "api-1"), told(&after, "api-1"), told(&after, "api-2")), (true, false, true));
+    assert!(!told(&after, "other"), "it would look like new traffic");
+
+    // A pod that takes the place is named, and what comes back goes on from zero.
+    count(&shared, &edge_to("api-1", "api-v1"), Some("Deployment/api-v1"), 200, 1);
+    drop(held);
+    assert_eq!(shared.meter.settle().len(), 3);
+    let own = r#"side="client",source_namespace="shop",source_kind="Deployment",source_name="web""#;
+    let api = r#"destination_namespace="shop",destination_kind="Deployment",destination_name="api-v1",service="shop/api",backend="shop/api-v1""#;
+    assert_has(&scrape(&shared), &[&format!(r#"heddle_requests_total{{{own},{api},outcome="success"}} 5"#)]);
+    assert_eq!(shared.meter.totals(), []);
+}

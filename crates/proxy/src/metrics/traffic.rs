@@ -13,7 +13,7 @@ use prometheus_client::registry::Unit;
 
 use super::labels::{Labels, Sum, Workload, add_up, other_label, pod_label};
 use crate::limits;
-use crate::meter::Counted;
+use crate::meter::{Counted, Naming};
 
 /// Heddle's own families.
 #[derive(Debug)]
@@ -40,25 +40,28 @@ impl Own {
         let rooms = [limits::LABELLED_WORKLOADS, usize::MAX];
         let mut by_peer = add_up(of_side(Side::Client), rooms, |counted| client_labels(own, counted));
         by_peer.extend(add_up(of_side(Side::Server), rooms, |counted| server_labels(own, counted)));
-        let client = add_up(of_side(Side::Client), [usize::MAX], |_| [side_labels("client", own.as_source())]);
-        let server = add_up(of_side(Side::Server), [usize::MAX], |_| [side_labels("server", own.as_destination())]);
+        let all = |side, labels: Labels| add_up(of_side(side), [usize::MAX], |_| [Some(labels.clone())]);
+        let client = all(Side::Client, side_labels("client", own.as_source()));
+        let server = all(Side::Server, side_labels("server", own.as_destination()));
         Self { edges: by_peer, sides: client.into_iter().chain(server).collect() }
     }
 }
 
-fn client_labels(own: &Workload, counted: &Counted) -> [Labels; 2] {
+fn client_labels(own: &Workload, counted: &Counted) -> [Option<Labels>; 2] {
     let (source, destination) = (own.as_source(), Workload::of_peer(counted).as_destination());
     let name = |name: Option<&heddle_policy::ServiceName>| name.map_or("".into(), |name| name.to_string().into());
     let services =
         vec![("service", name(counted.edge.service.as_ref())), ("backend", name(counted.edge.backend.as_ref()))];
     let others = vec![("service", other_label()), ("backend", other_label())];
     let labels = |destination, services| side_labels("client", [source.clone(), destination, services].concat());
-    [labels(destination, services), labels(Workload::other().as_destination(), others)]
+    let named = (counted.naming != Naming::Nothing).then(|| labels(destination, services));
+    [named, Some(labels(Workload::other().as_destination(), others))]
 }
 
-fn server_labels(own: &Workload, counted: &Counted) -> [Labels; 2] {
+fn server_labels(own: &Workload, counted: &Counted) -> [Option<Labels>; 2] {
     let labels = |source: Workload| side_labels("server", [source.as_source(), own.as_destination()].concat());
-    [labels(Workload::of_peer(counted)), labels(Workload::other())]
+    let named = (counted.naming != Naming::Nothing).then(|| labels(Workload::of_peer(counted)));
+    [named, Some(labels(Workload::other()))]
 }
 
 fn side_labels(side: &str, rest: Labels) -> Labels {
@@ -122,23 +125,28 @@ impl Own {
 impl Osm {
     pub(super) fn of(own: &Workload, pod: &Arc<str>, edges: &[Counted]) -> Self {
         let client = edges.iter().filter(|counted| counted.edge.side == Side::Client);
-        let rooms = [limits::LABELLED_PODS, limits::LABELLED_WORKLOADS, usize::MAX];
+        // The meter bounds the pods that are named.
+        let rooms = [usize::MAX, limits::LABELLED_WORKLOADS, usize::MAX];
         Self(add_up(client, rooms, |counted| osm_labels(own, pod, counted)))
     }
 }
 
-fn osm_labels(own: &Workload, pod: &Arc<str>, counted: &Counted) -> [Labels; 3] {
+fn osm_labels(own: &Workload, pod: &Arc<str>, counted: &Counted) -> [Option<Labels>; 3] {
     let source = [own.as_source(), vec![("source_pod", pod.clone())]].concat();
     let labels = |destination: &Workload, pod: Arc<str>| {
         [source.clone(), destination.as_destination(), vec![("destination_pod", pod)]].concat()
     };
     let destination = Workload::of_peer(counted);
-    [
-        labels(&destination, pod_label(counted.edge.peer_pod.as_ref())),
-        // The workload stays known, so that what is asked of a Deployment stays right however many pods it has had.
-        labels(&destination, other_label()),
-        labels(&Workload::other(), other_label()),
-    ]
+    let of_pod = || labels(&destination, pod_label(counted.edge.peer_pod.as_ref()));
+    // The workload stays known, so that what is asked of a Deployment stays right however many pods it has had.
+    let of_workload = || labels(&destination, other_label());
+    let of_others = || labels(&Workload::other(), other_label());
+    match counted.naming {
+        Naming::Pod => [Some(of_pod()), None, None],
+        Naming::Workload => [None, Some(of_workload()), Some(of_others())],
+        // Its counts end with the labels of its pod: under others they would look like new traffic.
+        Naming::PodGone | Naming::Nothing => [None, None, None],
+    }
 }
 
 impl Collector for Osm {

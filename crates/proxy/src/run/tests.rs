@@ -6,7 +6,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use heddle_policy::telemetry::{Counts, Outcome, Side, Totals};
+use heddle_policy::telemetry::{Counts, Outcome, Side};
 
 use super::*;
 use crate::{Entrance, Listen, Options};
