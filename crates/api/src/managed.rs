@@ -61,6 +61,17 @@ fn managed_part(value: &Value, subresource: &str, has_status: bool) -> Value {
     Value::Object(part)
 }
 
+/// The entries that a writer sent; none when there are none, or when they cannot be read.
+fn sent_entries(value: &Value) -> Option<Vec<Entry>> {
+    let readable = |entry: &Value| {
+        matches!(text(entry, "/operation"), "Apply" | "Update")
+            && text(entry, "/fieldsType") == "FieldsV1"
+            && entry["fieldsV1"].is_object()
+    };
+    let sent = items(value, "/metadata/managedFields");
+    (!sent.is_empty() && sent.iter().all(readable)).then(|| entries(value))
+}
+
 fn entries(value: &Value) -> Vec<Entry> {
     items(value, "/metadata/managedFields")
         .iter()
@@ -108,7 +119,8 @@ fn entry_of<'a>(entries: &'a mut Vec<Entry>, who: &Who) -> &'a mut Entry {
     &mut entries[at]
 }
 
-/// Notes in `new` that `who` changed what differs from `old`. A writer who sends an empty list forgets all managers.
+/// Notes in `new` that `who` changed what differs from `old`. A writer may send the managers so far, and who sends an
+/// empty list forgets them.
 pub(crate) fn record_update(
     schema: Option<Schema<'_>>,
     old: Option<&Value>,
@@ -118,7 +130,8 @@ pub(crate) fn record_update(
 ) {
     let sent = new["metadata"].get("managedFields").and_then(Value::as_array);
     let reset = sent.is_some_and(|list| list.iter().all(|e| text(e, "/manager").is_empty()));
-    let mut entries = if reset { Vec::new() } else { old.map(entries).unwrap_or_default() };
+    let known = || sent_entries(new).unwrap_or_else(|| old.map(entries).unwrap_or_default());
+    let mut entries = if reset { Vec::new() } else { known() };
     let nothing = json!({});
     let before = managed_part(old.unwrap_or(&nothing), &who.subresource, has_status);
     let changes = fields::compare(schema, &before, &managed_part(new, &who.subresource, has_status));
@@ -350,6 +363,25 @@ mod tests {
         let forced = apply(schema(), &edited, &config, &who("a", "Apply"), true, true).expect("applies");
         assert_eq!(forced["spec"]["replicas"], 2);
         assert_eq!(entries(&forced).len(), 1);
+    }
+
+    #[test]
+    fn a_writer_may_hand_the_fields_of_one_manager_to_another() {
+        let first = deployment(json!({"replicas": 2, "minReadySeconds": 5}));
+        let mut live = first.clone();
+        record_update(schema(), None, &mut live, &who("kubectl-client-side-apply", "Update"), true);
+        let mut migrated = live.clone();
+        migrated["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
+        migrated["metadata"]["managedFields"][0]["operation"] = json!("Apply");
+        record_update(schema(), Some(&live), &mut migrated, &who("kubectl", "Update"), true);
+        let config = deployment(json!({"replicas": 2}));
+        let applied = apply(schema(), &migrated, &config, &who("kubectl", "Apply"), false, true).expect("applies");
+        assert_eq!(applied["spec"], json!({"replicas": 2}));
+
+        let mut garbled = live.clone();
+        garbled["metadata"]["managedFields"] = json!([{"manager": "x", "operation": "Steal"}]);
+        record_update(schema(), Some(&live), &mut garbled, &who("kubectl", "Update"), true);
+        assert_eq!(entries(&garbled), entries(&live));
     }
 
     #[test]
