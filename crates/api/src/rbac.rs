@@ -169,8 +169,14 @@ fn subresource_of_any(rule: &Value, resource: &str) -> bool {
     resource.split_once('/').is_some_and(|(_, sub)| items(rule, "/resources").iter().any(|r| *r == *format!("*/{sub}")))
 }
 
-/// Nobody may grant what he does not have, unless he may escalate or bind.
-pub(crate) fn check_escalation(server: &Server, user: &User, resource: &Resource, value: &Value) -> Answer<()> {
+/// Nobody may grant what he does not have, unless he may escalate or bind. `old` is what `value` replaces.
+pub(crate) fn check_escalation(
+    server: &Server,
+    user: &User,
+    resource: &Resource,
+    value: &Value,
+    old: Option<&Value>,
+) -> Answer<()> {
     if user.is_master() || resource.group != "rbac.authorization.k8s.io" {
         return Ok(());
     }
@@ -186,6 +192,7 @@ pub(crate) fn check_escalation(server: &Server, user: &User, resource: &Resource
         };
         server.is_allowed(user, &attributes)
     };
+    let own = server.rules(user, namespace);
     let (granted, free) = match resource.plural.as_str() {
         "roles" | "clusterroles" => {
             (items(value, "/rules").to_vec(), may("escalate", &resource.plural, super::object::name(value)))
@@ -196,12 +203,31 @@ pub(crate) fn check_escalation(server: &Server, user: &User, resource: &Resource
             (server.rules_of(role, namespace), may("bind", plural, text(role, "/name")))
         }
     };
-    let own = server.rules(user, namespace);
-    if free || granted.iter().all(|rule| has_rule(&own, rule)) {
+    if free {
         return Ok(());
     }
-    let why = format!("user \"{}\" is attempting to grant RBAC permissions not currently held", user.name);
-    Err(Failure::forbidden(resource, super::object::name(value), &why))
+    let refused = |why: &str| Err(Failure::forbidden(resource, super::object::name(value), why));
+    if !granted.iter().all(|rule| has_rule(&own, rule)) {
+        return refused(&format!("user \"{}\" is attempting to grant RBAC permissions not currently held", user.name));
+    }
+    if changes_aggregation(value, old) && !full_authority().iter().all(|rule| has_rule(&own, rule)) {
+        return refused("must have cluster-admin privileges to use the aggregationRule");
+    }
+    Ok(())
+}
+
+/// Whether it is changed which roles a role gathers: those may be any, and grant anything, at any time.
+fn changes_aggregation(value: &Value, old: Option<&Value>) -> bool {
+    let selectors = |value| items(value, "/aggregationRule/clusterRoleSelectors");
+    selectors(value) != old.map(selectors).unwrap_or_default()
+}
+
+/// What an administrator of the cluster has.
+fn full_authority() -> [Value; 2] {
+    [
+        serde_json::json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+        serde_json::json!({"verbs": ["*"], "nonResourceURLs": ["*"]}),
+    ]
 }
 
 /// Whether every single permission of `rule` is covered by one of `own`.

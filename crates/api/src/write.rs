@@ -191,7 +191,7 @@ impl<'a> Write<'a> {
         if !causes.is_empty() {
             return Err(Failure::invalid(resource, object::name(value), &causes));
         }
-        check_escalation(self.server, &self.call.user, resource, value)
+        check_escalation(self.server, &self.call.user, resource, value, old)
     }
 
     fn who(&self) -> Who {

@@ -3,7 +3,7 @@
 use heddle_api::{Api, Config, User};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
@@ -201,4 +201,39 @@ async fn names_of_the_objects_made_from_a_prefix_differ() {
     let (one, two) = (maps.create(&PostParams::default(), &map).await, maps.create(&PostParams::default(), &map).await);
     let (one, two) = (one.expect("created").name_any(), two.expect("created").name_any());
     assert!(one.starts_with("made-") && two.starts_with("made-") && one != two);
+}
+
+#[tokio::test]
+async fn only_who_has_every_right_says_what_a_role_aggregates() {
+    let api = api().await;
+    let (all_roles, bindings) = (kube::Api::all(api.client()), kube::Api::all(api.client()));
+    let rules = json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["*"]}]);
+    let without_escalate = json!([{
+        "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"],
+        "verbs": ["create", "get", "patch", "update"],
+    }]);
+    for (name, rules) in [("escalates", rules), ("edits", without_escalate)] {
+        let role: ClusterRole = typed(json!({"metadata": {"name": name}, "rules": rules}));
+        all_roles.create(&PostParams::default(), &role).await.expect("created");
+        let binding = json!({
+            "metadata": {"name": name}, "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        });
+        bindings.create(&PostParams::default(), &typed::<ClusterRoleBinding>(binding)).await.expect("created");
+    }
+    let roles = |name: &str| -> kube::Api<ClusterRole> {
+        kube::Api::all(api.client_as(User { name: name.to_owned(), ..User::default() }))
+    };
+    let gathers = |name: &str, label: &str| -> ClusterRole {
+        let rule = json!({"clusterRoleSelectors": [{"matchLabels": {"gather": label}}]});
+        typed(json!({"metadata": {"name": name}, "aggregationRule": rule}))
+    };
+    let params = PostParams::default();
+    let refused = roles("edits").create(&params, &gathers("all", "yes")).await.expect_err("refused");
+    assert!(refused.to_string().contains("cluster-admin privileges to use the aggregationRule"), "{refused}");
+    roles("escalates").create(&params, &gathers("all", "yes")).await.expect("created");
+    let labelled = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    roles("edits").patch("all", &PatchParams::default(), &labelled).await.expect("labelled");
+    let other = Patch::Merge(json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"gather": "no"}}]}}));
+    roles("edits").patch("all", &PatchParams::default(), &other).await.expect_err("refused");
 }
