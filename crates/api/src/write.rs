@@ -1,6 +1,7 @@
 //! Create, update and patch: fill in what the server decides, check, store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use super::{CRDS, allocate, custom_validation, defaults, patch, strategy, valida
 
 /// How often a write is tried again when others write the same object.
 const ATTEMPTS: usize = 8;
+/// How long a pod waits for the ServiceAccount of its new namespace.
+const ACCOUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One writing request.
 pub(crate) struct Write<'a> {
@@ -103,7 +106,7 @@ impl<'a> Write<'a> {
         }
         strategy::before_create(&call.resource, &mut value, &self.server.registry());
         let name = object::name(&value).to_owned();
-        self.admit(&mut value)?;
+        self.admit(&mut value).await?;
         if call.resource.is("batch", "jobs") {
             defaults::job_selector(&mut value);
         }
@@ -136,9 +139,9 @@ impl<'a> Write<'a> {
     }
 
     /// What a new object gets of those that are there: a pod its ServiceAccount, a signing request its requestor.
-    fn admit(&self, value: &mut Value) -> Answer<()> {
+    async fn admit(&self, value: &mut Value) -> Answer<()> {
         match self.call.resource.qualified().as_str() {
-            "pods" => self.admit_pod(value),
+            "pods" => self.admit_pod(value).await,
             "certificatesigningrequests.certificates.k8s.io" => {
                 object::map_at(value, "spec").extend(self.call.user.info().as_object().cloned().unwrap_or_default());
                 Ok(())
@@ -148,18 +151,36 @@ impl<'a> Write<'a> {
     }
 
     /// A new pod gets its ServiceAccount, which must exist.
-    fn admit_pod(&self, value: &mut Value) -> Answer<()> {
+    async fn admit_pod(&self, value: &mut Value) -> Answer<()> {
         let call = self.call;
         let named =
             Some(text(value, "/spec/serviceAccountName")).filter(|n| !n.is_empty()).unwrap_or("default").to_owned();
         let namespace = &call.place.namespace;
-        let found = self.server.lookup("/serviceaccounts", namespace, &named).ok_or_else(|| {
+        let found = self.account(namespace, &named).await.ok_or_else(|| {
             let why =
                 format!("error looking up service account {namespace}/{named}: serviceaccount \"{named}\" not found");
             Failure::forbidden(&call.resource, object::name(value), &why)
         })?;
         super::pod_admission::admit(value, &found.value);
         Ok(())
+    }
+
+    /// A ServiceAccount. That of a namespace itself is made soon after the namespace, and waited for a little.
+    async fn account(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let find = || self.server.lookup("/serviceaccounts", namespace, name);
+        if name != "default" {
+            return find();
+        }
+        let mut changes = self.server.store.subscribe();
+        let made = async {
+            loop {
+                match find() {
+                    Some(found) => return Some(found),
+                    None => changes.changed().await.ok()?,
+                }
+            }
+        };
+        tokio::time::timeout(ACCOUNT_PATIENCE, made).await.ok().flatten()
     }
 
     /// Gives a Service its addresses and ports. The lock is held until they are stored.

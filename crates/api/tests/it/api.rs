@@ -215,3 +215,18 @@ async fn the_state_directory_keeps_objects_and_is_opened_once() {
     let maps: kube::Api<ConfigMap> = kube::Api::namespaced(api.client(), "default");
     assert_eq!(maps.get("a").await.expect("kept").uid(), created.uid());
 }
+
+#[tokio::test]
+async fn a_pod_waits_for_the_account_of_its_new_namespace() {
+    let client = client().await;
+    let namespaces: kube::Api<Namespace> = kube::Api::all(client.clone());
+    namespaces.create(&PostParams::default(), &typed(json!({"metadata": {"name": "new"}}))).await.expect("created");
+    let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(client.clone(), "new");
+    let pods: kube::Api<Pod> = kube::Api::namespaced(client, "new");
+    let pod: Pod = typed(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+    let account: ServiceAccount = typed(json!({"metadata": {"name": "default"}}));
+    let params = PostParams::default();
+    let (pod, account) = tokio::join!(biased; pods.create(&params, &pod), accounts.create(&params, &account));
+    account.expect("created");
+    assert_eq!(pod.expect("created").spec.and_then(|spec| spec.service_account_name).as_deref(), Some("default"));
+}
