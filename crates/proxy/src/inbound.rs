@@ -29,7 +29,7 @@ use crate::mux::{self, Driver, Kind, Open, ResetCode, Stream, Violation};
 use crate::record::{Initiator, Record};
 use crate::relay::{self, Copied, outcome, relay};
 use crate::tasks::Activity;
-use crate::upstream::Lease;
+use crate::upstream::{Carried, Lease};
 use crate::worker::Worker;
 
 /// Who is at the other end of a connection, proved or not.
@@ -189,12 +189,10 @@ impl Inbound {
             End::Closed => {}
             End::Tunnel(_) => self.malformed(Reason::BadRequest),
             End::Upgraded(lease, head) => {
-                let _open = lease.counters.open();
-                let mut copied = Copied::default();
+                let mut carried = Carried::upgraded(&lease.counters);
                 let check = |inbound: &heddle_policy::Inbound| access::still_allows_head(inbound, &self, &head);
-                let moving = relay(&mut conn, lease.conn, &mut copied);
+                let moving = relay(&mut conn, lease.conn, &mut carried.copied);
                 let _either_way_it_is_over = access::until_revoked(&self.worker, moving, check).await;
-                self.client.counters.bytes(copied.forth, copied.back);
             }
         }
     }
@@ -283,15 +281,15 @@ impl Inbound {
                 return counters.reason(reason);
             }
         };
-        let _open = counters.open();
-        let mut copied = Copied::default();
-        let moving = relay(&mut conn, application, &mut copied);
+        let mut carried = Carried::connection(counters);
+        let moving = relay(&mut conn, application, &mut carried.copied);
         let check = |inbound: &heddle_policy::Inbound| access::still_allows_connection(inbound, &self);
         let over = access::until_revoked(&self.worker, moving, check).await;
-        counters.bytes(copied.forth, copied.back);
+        let copied = carried.copied;
         let outcome = match over {
             // The client's proxy had connected in case the application speaks first, and it was the client who did.
             Some(Err(broken)) if broken.by == relay::End::Client && copied == Copied::default() => {
+                carried.end(None);
                 return Record::forget(record);
             }
             Some(result) => outcome(&result),
@@ -300,7 +298,7 @@ impl Inbound {
                 Outcome::Denied
             }
         };
-        counters.connection(outcome);
+        carried.end(Some(outcome));
         if let Some(record) = &mut record {
             record.closed(outcome, copied.forth, copied.back, &counters.edge);
         }

@@ -107,7 +107,7 @@ pub(crate) struct Counters {
 }
 
 /// A connection that is open and carries no HTTP, until this is dropped.
-pub(crate) struct Open(Arc<Counters>);
+pub(crate) struct Open(pub(crate) Arc<Counters>);
 
 /// Dense counts, of those octaves that occur.
 struct Latency([OnceLock<Box<[AtomicU64; OCTAVE]>>; BUCKETS / OCTAVE]);

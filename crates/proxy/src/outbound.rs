@@ -25,9 +25,9 @@ use crate::limits;
 use crate::mux::Kind;
 use crate::reach::{Unreached, connect};
 use crate::record::{Initiator, Record};
-use crate::relay::{Copied, outcome, relay, relay_unless_refused};
+use crate::relay::{outcome, relay, relay_unless_refused};
 use crate::tasks::Activity;
-use crate::upstream::Lease;
+use crate::upstream::{Carried, Lease};
 use crate::view::{Destination, Target, View};
 use crate::worker::Worker;
 
@@ -144,10 +144,8 @@ async fn listen(worker: &Rc<Worker>, conn: &mut Conn<TcpStream>, target: &Target
 
 /// A connection that carries another protocol since a request of it said so.
 async fn upgraded(mut conn: Conn<TcpStream>, lease: Lease) {
-    let _open = lease.counters.open();
-    let mut copied = Copied::default();
-    let _either_way_it_is_over = relay(&mut conn, lease.conn, &mut copied).await;
-    lease.counters.bytes(copied.forth, copied.back);
+    let mut carried = Carried::upgraded(&lease.counters);
+    let _either_way_it_is_over = relay(&mut conn, lease.conn, &mut carried.copied).await;
 }
 
 /// A connection whose bytes mean nothing to the mesh. `server` is where it goes to, if that is connected to already.
@@ -185,23 +183,22 @@ fn refused(record: &mut Option<Box<Record>>, reason: Reason) {
 /// has been counted, unless this was the last.
 async fn carry(conn: &mut Conn<TcpStream>, lease: Lease, is_last: bool, record: &mut Option<Box<Record>>) -> bool {
     let Lease { conn: server, counters, load, .. } = lease;
-    let _open = counters.open();
-    let mut copied = Copied::default();
+    let mut carried = Carried::connection(&counters);
     let answered = || load.iter().for_each(Load::connected);
-    let result = relay_unless_refused(conn, server, &mut copied, answered).await;
+    let result = relay_unless_refused(conn, server, &mut carried.copied, answered).await;
     let failed = || load.iter().for_each(Load::failed);
-    counters.bytes(copied.forth, copied.back);
     if let Err(broken) = &result
         && broken.is_refused()
     {
         failed();
         if !is_last {
+            carried.end(None);
             return true;
         }
         counters.reason(Reason::ConnectFailed);
     }
-    let outcome = outcome(&result);
-    counters.connection(outcome);
+    let (outcome, copied) = (outcome(&result), carried.copied);
+    carried.end(Some(outcome));
     if let Some(record) = record {
         record.closed(outcome, copied.forth, copied.back, &counters.edge);
     }
@@ -222,12 +219,10 @@ async fn pass_outside(worker: &Worker, mut conn: Conn<TcpStream>, address: io::R
             return counters.connection(Outcome::Failure);
         }
     };
-    let _open = counters.open();
-    let mut copied = Copied::default();
-    let result = relay(&mut conn, server, &mut copied).await;
-    counters.bytes(copied.forth, copied.back);
-    let outcome = outcome(&result);
-    counters.connection(outcome);
+    let mut carried = Carried::connection(&counters);
+    let result = relay(&mut conn, server, &mut carried.copied).await;
+    let (outcome, copied) = (outcome(&result), carried.copied);
+    carried.end(Some(outcome));
     if let Some(record) = &mut record {
         record.closed(outcome, copied.forth, copied.back, &counters.edge);
     }

@@ -1,4 +1,4 @@
-//! A connection to a server on loan for one request, and the account of what became of it.
+//! A connection to a server on loan for one request, and the account of what became of it, or of a connection's bytes.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,8 +10,9 @@ use heddle_policy::telemetry::Outcome;
 
 use crate::balance::Load;
 use crate::io::{Conn, Upstream};
-use crate::meter::Counters;
+use crate::meter::{Counters, Open};
 use crate::pool::Pool;
+use crate::relay::Copied;
 
 /// A connection that carries one request.
 pub(crate) struct Lease {
@@ -39,6 +40,15 @@ pub(crate) struct Ended {
     /// Bytes from the client to the server, heads included, and back.
     pub(crate) uploaded: u64,
     pub(crate) downloaded: u64,
+}
+
+/// The account of a connection whose bytes are copied: it is open until this is dropped, and is counted then, also when it
+/// is cut off with its task.
+pub(crate) struct Carried {
+    open: Open,
+    pub(crate) copied: Copied,
+    /// What it has come to; absent when it is not counted as a connection.
+    outcome: Option<Outcome>,
 }
 
 impl Ended {
@@ -78,6 +88,33 @@ impl Lease {
     pub(crate) fn unsent(self) {
         if let Some(load) = &self.load {
             load.failed();
+        }
+    }
+}
+
+impl Carried {
+    /// A connection that begins. It is the proxy that fails it, if it does not come to an end by itself.
+    pub(crate) fn connection(counters: &Arc<Counters>) -> Self {
+        Self { open: counters.open(), copied: Copied::default(), outcome: Some(Outcome::Failure) }
+    }
+
+    /// One that carries another protocol from here on, and has been counted as a request.
+    pub(crate) fn upgraded(counters: &Arc<Counters>) -> Self {
+        Self { open: counters.open(), copied: Copied::default(), outcome: None }
+    }
+
+    /// It has come to its end, and counts as a connection with this outcome if it has one.
+    pub(crate) fn end(mut self, outcome: Option<Outcome>) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let counters = &self.open.0;
+        counters.bytes(self.copied.forth, self.copied.back);
+        if let Some(outcome) = self.outcome {
+            counters.connection(outcome);
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Mesh {
     authority: Authority,
     /// Where every proxy listens for others.
     port: u16,
+    /// How long proxies wait for their connections to end.
+    pub(crate) drain: Duration,
 }
 
 /// A pod, named `<namespace>/<name>`, whose ServiceAccount is named as it is.
@@ -53,7 +55,7 @@ impl Mesh {
     pub(crate) fn new() -> Self {
         let authority = Authority::create(TRUST_DOMAIN, SystemTime::now()).unwrap();
         let port = TcpListener::bind((address(), 0)).unwrap().local_addr().unwrap().port();
-        Self { authority, port }
+        Self { authority, port, drain: PATIENCE }
     }
 
     /// A pod whose proxy stands for these ports of Services and takes plaintext for these of the workload.
@@ -87,7 +89,7 @@ impl Mesh {
             listen.push(Listen { address: any, entrance: Entrance::Service(service, *port) });
         }
         listen.extend(plaintext.iter().map(|port| Listen { address: any, entrance: Entrance::Plaintext(*port) }));
-        let drain = PATIENCE;
+        let drain = self.drain;
         let options = Options { pod_ip: ip, mesh_port: self.port, mark: None, workers: 2, drain, listen, admin };
         let proxy = Some(Proxy::start(options, store.clone()).unwrap());
         let pod = Pod { name: pod, ip, identity, store, proxy };

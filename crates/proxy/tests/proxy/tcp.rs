@@ -1,5 +1,7 @@
 //! Connections that are not HTTP.
 
+use std::time::Duration;
+
 use heddle_policy::telemetry::Side;
 use heddle_proxy::Entrance;
 use serde_json::json;
@@ -18,7 +20,10 @@ fn speak_first(stream: std::net::TcpStream) {
 
 /// A client and a server whose application speaks first and then echoes in capitals.
 fn server_first(protocol: &str) -> (Mesh, Pod, Pod) {
-    let mesh = Mesh::new();
+    server_first_in(Mesh::new(), protocol)
+}
+
+fn server_first_in(mesh: Mesh, protocol: &str) -> (Mesh, Pod, Pod) {
     let (client, server) = (mesh.pod("shop/client", &[("shop/db", 5432)], &[]), mesh.pod("shop/db", &[], &[]));
     let app = serve(server.ip, speak_first);
     let endpoint = server.endpoint(app.port());
@@ -149,4 +154,24 @@ fn a_server_speaks_first_in_plaintext_too_where_that_is_admitted() {
     });
     server.configure(json!({ "mode": "enforce" }), json!([]));
     assert!(Client::connect(server.entrance(&Entrance::Plaintext(port))).is_closed());
+}
+
+#[test]
+fn a_connection_that_is_open_at_the_deadline_is_counted_by_the_proxy_that_ends_it() {
+    for ended in [Side::Client, Side::Server] {
+        let mut mesh = Mesh::new();
+        mesh.drain = Duration::from_millis(50);
+        let (_mesh, client, server) = server_first_in(mesh, "tcp");
+        let mut connection = Client::connect(client.service("shop/db", 5432));
+        assert_eq!(connection.read_exactly(6), "ready\n");
+        connection.send("hello");
+        assert_eq!(connection.read_exactly(5), "HELLO");
+        let pod = if ended == Side::Client { client } else { server };
+        pod.proxy().drain();
+        let (up, down) =
+            (pod.total(ended, |totals| totals.bytes_sent), pod.total(ended, |totals| totals.bytes_received));
+        assert_eq!(if ended == Side::Client { (up, down) } else { (down, up) }, (5, 11), "{ended:?}");
+        assert_eq!(pod.total(ended, |totals| totals.connections.failure), 1, "{ended:?}");
+        assert_eq!(pod.open(), 0);
+    }
 }
