@@ -1,4 +1,5 @@
-//! Endpoints of Services: EndpointSlices, and the Endpoints that came before them, for every Service with a selector.
+//! Endpoints of Services: EndpointSlices, and the Endpoints that came before them, for every Service with a selector;
+//! EndpointSlices that mirror the Endpoints of a user for every other.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,8 @@ const COMPONENT: &str = "endpoint-slice-controller";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SLICES: &str = "endpointslice-controller.k8s.io";
+const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
+const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 const ENDPOINTS_MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const ENDPOINTS: &str = "endpoint-controller";
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -38,7 +41,7 @@ pub(crate) fn reconcile(world: &World, now: Timestamp) -> Plan {
         let selected = selector(service).filter(|_| service.metadata.deletion_timestamp.is_none());
         if let Some(selector) = selected {
             let pods = selected_pods(world, service, selector);
-            reconcile_slices(world, service, &pods, now, &mut plan);
+            reconcile_slices(world, &**service, SLICES, slices(service, &pods), now, &mut plan);
             reconcile_endpoints(world, service, &pods, &mut plan);
         }
     }
@@ -48,6 +51,9 @@ pub(crate) fn reconcile(world: &World, now: Timestamp) -> Plan {
         if service.is_none() && is_labelled(&endpoints.metadata, ENDPOINTS_MANAGED_BY, ENDPOINTS) {
             plan.act(COMPONENT, &**endpoints, Op::delete(&**endpoints));
         }
+        let mirrored = service.is_some_and(|service| is_mirrored(endpoints, service));
+        let wanted = if mirrored { mirror(endpoints) } else { Vec::new() };
+        reconcile_slices(world, &**endpoints, MIRROR, wanted, now, &mut plan);
     }
     plan
 }
@@ -123,37 +129,45 @@ fn named_port(name: &str, protocol: &str, pod: &Pod) -> Option<i32> {
 
 // === slices ===
 
-fn reconcile_slices(world: &World, service: &Service, pods: &[&Pod], now: Timestamp, plan: &mut Plan) {
-    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    let name = service.metadata.name.as_deref().unwrap_or_default();
+/// Has the slices that one manager keeps for the Service of the owner's name be those that are wanted.
+fn reconcile_slices<O: Resource<DynamicType = ()>>(
+    world: &World,
+    owner: &O,
+    manager: &str,
+    wanted: Vec<EndpointSlice>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+    let name = owner.meta().name.as_deref().unwrap_or_default();
     let ours = |slice: &EndpointSlice| {
-        is_labelled(&slice.metadata, SERVICE_NAME, name) && is_labelled(&slice.metadata, MANAGED_BY, SLICES)
+        is_labelled(&slice.metadata, SERVICE_NAME, name) && is_labelled(&slice.metadata, MANAGED_BY, manager)
     };
     let known = world.endpoint_slices.within(namespace).filter(|slice| ours(slice));
     let mut known: Vec<_> = known.filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
-    for (nonce, wanted) in slices(service, pods).into_iter().enumerate() {
+    for (nonce, wanted) in wanted.into_iter().enumerate() {
         let same = known.iter().position(|slice| is_same_group(slice, &wanted));
         match same.map(|at| known.remove(at)) {
             Some(slice) => {
                 let mut updated = EndpointSlice { endpoints: wanted.endpoints, ..EndpointSlice::clone(slice) };
                 updated.metadata.labels.get_or_insert_default().extend(wanted.metadata.labels.unwrap_or_default());
                 if updated != **slice {
-                    plan.act(COMPONENT, service, Op::patch(&**slice, &updated));
+                    plan.act(COMPONENT, owner, Op::patch(&**slice, &updated));
                 }
             }
             None => {
                 let mut slice = wanted;
                 let prefix = format!("{name}-");
                 slice.metadata.name =
-                    Some(format!("{prefix}{}", pods::suffix((&service.metadata.uid, now.as_nanosecond(), nonce))));
+                    Some(format!("{prefix}{}", pods::suffix((&owner.meta().uid, now.as_nanosecond(), nonce))));
                 slice.metadata.generate_name = Some(prefix);
-                plan.act(COMPONENT, service, Op::create(&slice))
+                plan.act(COMPONENT, owner, Op::create(&slice))
                     .failed("FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service");
             }
         }
     }
     for surplus in known {
-        plan.act(COMPONENT, service, Op::delete(&**surplus));
+        plan.act(COMPONENT, owner, Op::delete(&**surplus));
     }
 }
 
@@ -235,6 +249,71 @@ fn reference(pod: &Pod) -> ObjectReference {
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
         ..Default::default()
+    }
+}
+
+// === slices of Endpoints ===
+
+/// Whether a user wrote the Endpoints for a Service that finds none by itself, and did not ask for no mirror of them.
+fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
+    let selects = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|it| !it.is_empty());
+    let going = service.metadata.deletion_timestamp.is_some() || endpoints.metadata.deletion_timestamp.is_some();
+    !selects && !going && !is_labelled(&endpoints.metadata, SKIP_MIRROR, "true")
+}
+
+/// The slices that say what Endpoints say: one for each subset and family of addresses, or more where one is full.
+fn mirror(endpoints: &Endpoints) -> Vec<EndpointSlice> {
+    let mut slices = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let of = |addresses: &Option<Vec<EndpointAddress>>, ready: bool| -> Vec<Endpoint> {
+            addresses.iter().flatten().map(|address| mirrored(address, ready)).collect()
+        };
+        let all = [of(&subset.addresses, true), of(&subset.not_ready_addresses, false)].concat();
+        let (v6, v4): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|endpoint| endpoint.addresses.iter().any(|ip| ip.contains(':')));
+        let ports: Ports = subset.ports.iter().flatten().map(mirrored_port).collect();
+        for (v6, family) in [(false, v4), (true, v6)] {
+            let chunks = family.chunks(SLICE);
+            slices.extend(chunks.map(|chunk| mirror_slice(endpoints, ports.clone(), v6, chunk.to_vec())));
+        }
+    }
+    slices
+}
+
+fn mirror_slice(owner: &Endpoints, ports: Ports, v6: bool, endpoints: Vec<Endpoint>) -> EndpointSlice {
+    let mut labels = owner.metadata.labels.clone().unwrap_or_default();
+    labels.insert(SERVICE_NAME.to_owned(), owner.metadata.name.clone().unwrap_or_default());
+    labels.insert(MANAGED_BY.to_owned(), MIRROR.to_owned());
+    EndpointSlice {
+        metadata: ObjectMeta {
+            namespace: owner.metadata.namespace.clone(),
+            labels: Some(labels),
+            owner_references: Some(vec![controller_reference(owner)]),
+            ..Default::default()
+        },
+        address_type: if v6 { "IPv6" } else { "IPv4" }.to_owned(),
+        endpoints,
+        ports: Some(ports).filter(|ports| !ports.is_empty()),
+    }
+}
+
+fn mirrored(address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions { ready: Some(ready), ..Default::default() }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Default::default()
+    }
+}
+
+fn mirrored_port(port: &CorePort) -> EndpointPort {
+    EndpointPort {
+        name: Some(port.name.clone().unwrap_or_default()),
+        port: Some(port.port),
+        protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
+        app_protocol: port.app_protocol.clone(),
     }
 }
 
@@ -406,6 +485,43 @@ spec:
         let service = SERVICE.replace("  selector: { app: web }\n", "");
         let cluster = cluster(&service, &[]);
         assert_eq!(cluster.names("endpointslices").len() + cluster.names("endpoints").len(), 0);
+    }
+
+    #[test]
+    fn the_endpoints_of_a_user_are_mirrored() {
+        let service = SERVICE.replace("  selector: { app: web }\n", "");
+        let endpoints = |extra: &str| {
+            format!(
+                "apiVersion: v1
+kind: Endpoints
+metadata: {{ name: web{extra} }}
+subsets:
+- addresses: [{{ ip: 192.0.2.1 }}]
+  notReadyAddresses: [{{ ip: 192.0.2.2 }}]
+  ports: [{{ name: http, port: 8080 }}]
+"
+            )
+        };
+        let mut cluster = cluster(&service, &[]);
+        cluster.apply(&endpoints(""));
+        cluster.settle();
+        let names = cluster.names("endpointslices");
+        assert_eq!(names.len(), 1);
+        let get = |pointer: &str| cluster.get(&format!("endpointslices/{}", names[0]), pointer);
+        assert_eq!(
+            get("/metadata/labels"),
+            json!({
+                "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io",
+                "kubernetes.io/service-name": "web",
+            })
+        );
+        assert_eq!(get("/ports"), json!([{ "name": "http", "port": 8080, "protocol": "TCP" }]));
+        let endpoint = |ip, ready| json!({ "addresses": [ip], "conditions": { "ready": ready } });
+        assert_eq!(get("/endpoints"), json!([endpoint("192.0.2.1", true), endpoint("192.0.2.2", false)]));
+
+        cluster.apply(&endpoints(", labels: { endpointslice.kubernetes.io/skip-mirror: \"true\" }"));
+        cluster.settle();
+        assert_eq!(cluster.names("endpointslices").len(), 0);
     }
 
     #[test]
