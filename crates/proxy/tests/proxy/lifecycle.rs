@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use heddle_policy::telemetry::Side;
 use serde_json::json;
 
-use crate::mesh::{Client, eventually, ok};
+use crate::mesh::{Client, Mesh, allow, eventually, ok, serve, service};
 use crate::traffic::Pair;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
@@ -73,6 +74,41 @@ fn a_draining_client_side_closes_idle_connections_and_says_so_on_busy_ones() {
     assert_eq!(busy.response().body, "done");
     assert!(busy.is_closed());
     draining.join().unwrap();
+}
+
+#[test]
+fn the_bytes_of_an_upgraded_connection_that_is_open_at_the_deadline_are_counted() {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
+    let request = "GET / HTTP/1.1\r\nHost: web\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
+    for ended in [Side::Client, Side::Server] {
+        let mut mesh = Mesh::new();
+        mesh.drain = Duration::from_millis(50);
+        let (client, server) = (mesh.pod("shop/client", &[("shop/web", 80)], &[]), mesh.pod("shop/server", &[], &[]));
+        let app = serve(server.ip, move |stream| {
+            let mut app = Client(stream);
+            app.read_exactly(request.len());
+            app.send(head);
+            let said = app.read_exactly(5);
+            app.send(said);
+            app.is_closed();
+        });
+        let endpoint = server.endpoint(app.port());
+        client
+            .configure(json!({ "mode": "enforce" }), json!([service("shop/web", 80, "http", &[endpoint], json!([]))]));
+        server.configure(allow(&[&client], false), json!([]));
+        let mut connection = Client::connect(client.service("shop/web", 80));
+        connection.send(request);
+        connection.read_exactly(head.len());
+        let pod = if ended == Side::Client { client } else { server };
+        eventually("the request is counted", || pod.total(ended, |totals| totals.requests.success) == 1);
+        let bytes = || pod.total(ended, |totals| totals.bytes_sent + totals.bytes_received);
+        let before = bytes();
+        connection.send("hello");
+        assert_eq!(connection.read_exactly(5), "hello");
+        pod.proxy().drain();
+        assert_eq!(bytes() - before, 10, "{ended:?}");
+        assert_eq!(pod.total(ended, |totals| totals.connections.total()), 0, "it was counted as a request");
+    }
 }
 
 #[test]
