@@ -3,8 +3,10 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -18,6 +20,10 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Closes a connection that policy denies.
     fn deny(self);
+
+    /// Has the connection end with an error when it is dropped, so that its other end does not take what was cut off for
+    /// complete. What it has not taken by then is lost.
+    fn break_off(&self);
 
     /// Tells a client that can make use of it that the application has seen nothing of the connection, which is over
     /// with it; whether it was told.
@@ -52,7 +58,14 @@ impl Transport for TcpStream {
         self.poll_read_ready(cx)
     }
 
-    fn deny(self) {}
+    fn deny(self) {
+        self.break_off();
+    }
+
+    fn break_off(&self) {
+        // Without it the connection ends in order: that is no reason to keep it open.
+        let _fails_for_no_open_socket = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
 }
 
 impl Transport for mux::Stream {
@@ -63,6 +76,9 @@ impl Transport for mux::Stream {
     fn deny(self) {
         self.reset(mux::ResetCode::Denied);
     }
+
+    /// One that is dropped before its end is reset.
+    fn break_off(&self) {}
 
     fn refuse(&mut self) -> bool {
         mux::Stream::refuse(self)
@@ -81,6 +97,13 @@ impl Transport for Upstream {
         match self {
             Self::Mesh(stream) => stream.deny(),
             Self::Plain(stream) => stream.deny(),
+        }
+    }
+
+    fn break_off(&self) {
+        match self {
+            Self::Mesh(stream) => stream.break_off(),
+            Self::Plain(stream) => stream.break_off(),
         }
     }
 }

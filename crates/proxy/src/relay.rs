@@ -35,6 +35,17 @@ pub(crate) enum End {
     Server,
 }
 
+/// The connections that bytes are copied between. Also when copying is given up, neither end is left to take what it got
+/// for everything.
+struct Ends<'a, A: Transport, B: Transport> {
+    client: &'a mut Conn<A>,
+    server: Conn<B>,
+    copied: &'a mut Copied,
+    /// Whether each has got everything, and was told so.
+    client_done: bool,
+    server_done: bool,
+}
+
 /// Which side of one direction failed.
 enum Fault {
     From(io::Error),
@@ -59,27 +70,29 @@ thread_local! {
 /// Copies until both directions have ended, `copied` keeping count, also of a copy that fails or is dropped.
 pub(crate) async fn relay<A: Transport, B: Transport>(
     client: &mut Conn<A>,
-    mut server: Conn<B>,
+    server: Conn<B>,
     copied: &mut Copied,
 ) -> Result<(), Broken> {
-    let (mut forth, mut back) = (Pump::from(client), Pump::from(&mut server));
-    poll_fn(|cx| poll_both(cx, (client, &mut forth), (&mut server, &mut back), copied)).await
+    let mut ends = Ends::new(client, server, copied);
+    let (mut forth, mut back) = (Pump::from(ends.client), Pump::from(&mut ends.server));
+    poll_fn(|cx| ends.poll(cx, &mut forth, &mut back)).await
 }
 
 /// The same for a server that may still refuse the connection ([`Broken::is_refused`]): then what the client said is with
 /// it again, and nothing has been copied. `answered` is called at the server's first bytes.
 pub(crate) async fn relay_unless_refused<A: Transport, B: Transport>(
     client: &mut Conn<A>,
-    mut server: Conn<B>,
+    server: Conn<B>,
     copied: &mut Copied,
     answered: impl FnOnce(),
 ) -> Result<(), Broken> {
-    let (mut forth, mut back) = (Pump::from(&mut *client), Pump::from(&mut server));
+    let mut ends = Ends::new(client, server, copied);
+    let (mut forth, mut back) = (Pump::from(ends.client), Pump::from(&mut ends.server));
     forth.kept = Some(BytesMut::new());
     let mut answered = Some(answered);
     let result = poll_fn(|cx| {
-        let result = poll_both(cx, (&mut *client, &mut forth), (&mut server, &mut back), copied);
-        if copied.back > 0
+        let result = ends.poll(cx, &mut forth, &mut back);
+        if ends.copied.back > 0
             && let Some(answered) = answered.take()
         {
             forth.kept = None;
@@ -91,8 +104,8 @@ pub(crate) async fn relay_unless_refused<A: Transport, B: Transport>(
     match (result, forth.kept) {
         (Err(broken), Some(mut said)) if broken.is_refused() => {
             said.unsplit(forth.pending);
-            (client.read, client.ended) = (said, forth.ended);
-            *copied = Copied::default();
+            (ends.client.read, ends.client.ended) = (said, forth.ended);
+            *ends.copied = Copied::default();
             Err(broken)
         }
         (Err(broken), None) if broken.is_refused() => {
@@ -126,6 +139,35 @@ fn poll_both<A: Transport, B: Transport>(
     let back = back.map_err(|fault| Broken::between(End::Server, End::Client, fault))?;
     if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
+
+// === impl Ends ===
+
+impl<'a, A: Transport, B: Transport> Ends<'a, A, B> {
+    fn new(client: &'a mut Conn<A>, server: Conn<B>, copied: &'a mut Copied) -> Self {
+        Self { client, server, copied, client_done: false, server_done: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, forth: &mut Pump, back: &mut Pump) -> Poll<Result<(), Broken>> {
+        let result = poll_both(cx, (self.client, forth), (&mut self.server, back), self.copied);
+        (self.client_done, self.server_done) = (back.closed, forth.closed);
+        result
+    }
+}
+
+/// Where nothing was said there is nothing to be taken for complete.
+impl<A: Transport, B: Transport> Drop for Ends<'_, A, B> {
+    fn drop(&mut self) {
+        let has_spoken = *self.copied != Copied::default();
+        if has_spoken && !self.client_done {
+            self.client.transport.break_off();
+        }
+        if has_spoken && !self.server_done {
+            self.server.transport.break_off();
+        }
+    }
+}
+
+// === impl Broken, Pump ===
 
 impl Broken {
     fn between(from: End, to: End, fault: Fault) -> Self {
@@ -241,5 +283,40 @@ impl Pump {
             _ => self.kept = None,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_given_up_breaks_both_connections_off_if_anything_was_said() {
+        for said in [&b"said"[..], b""] {
+            let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+            let mut near = Conn::new(near);
+            let mut copied = Copied::default();
+            tokio::select! {
+                result = relay(&mut near, Conn::new(far), &mut copied) => panic!("{result:?}"),
+                () = async {
+                    client.write_all(said).await.unwrap();
+                    server.read_exact(&mut [0; 4][..said.len()]).await.unwrap();
+                } => {}
+            }
+            drop(near);
+            let ends = [client.read(&mut [0]).await, server.read(&mut [0]).await];
+            let ends = ends.map(|end| end.map_err(|error| error.kind()));
+            assert_eq!(ends, [if said.is_empty() { Ok(0) } else { Err(io::ErrorKind::ConnectionReset) }; 2]);
+        }
     }
 }

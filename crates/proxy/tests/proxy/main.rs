@@ -4,6 +4,7 @@
 
 mod access;
 mod access_log;
+mod breaks;
 mod bypass;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod collector;

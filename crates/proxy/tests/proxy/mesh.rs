@@ -1,6 +1,6 @@
 //! A mesh for tests: an authority, pods on addresses of their own, applications and clients that speak bytes.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -290,9 +290,14 @@ impl Client {
         self.response()
     }
 
-    /// Whether the connection ends without another byte.
+    /// Whether the connection ends without another byte, in whatever way.
     pub(crate) fn is_closed(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0)) || self.0.take_error().is_ok_and(|error| error.is_some())
+        self.0.read(&mut [0]).map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |count| count == 0)
+    }
+
+    /// Whether it ends without another byte, and not as if everything had been said.
+    pub(crate) fn is_broken_off(&mut self) -> bool {
+        self.0.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
     }
 
     pub(crate) fn read_exactly(&mut self, count: usize) -> String {

@@ -1,0 +1,105 @@
+//! Connections that end before everything was said: nobody takes what came for complete.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use heddle_proxy::Entrance;
+use serde_json::json;
+use socket2::SockRef;
+
+use crate::mesh::{Client, Mesh, Pod, allow, serve, service};
+
+/// A client and a server whose application sends `part`, and is then in the hands of the test.
+struct Cut {
+    _mesh: Mesh,
+    client: Pod,
+    server: Pod,
+    app: Receiver<Client>,
+}
+
+impl Cut {
+    fn new() -> Self {
+        let mut mesh = Mesh::new();
+        mesh.drain = Duration::from_millis(50);
+        let (client, server) = (mesh.pod("shop/client", &[("shop/db", 5432)], &[]), mesh.pod("shop/db", &[], &[]));
+        let (given, app): (Sender<Client>, _) = channel();
+        let given = Arc::new(Mutex::new(given));
+        let port = serve(server.ip, move |stream| {
+            let mut app = Client(stream);
+            app.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            app.send("part");
+            given.lock().unwrap().send(app).unwrap();
+        });
+        let endpoint = server.endpoint(port.port());
+        let services = json!([service("shop/db", 5432, "tcp", &[endpoint], json!([]))]);
+        client.configure(json!({ "mode": "enforce" }), services);
+        server.configure(allow(&[&client], true), json!([]));
+        Self { _mesh: mesh, client, server, app }
+    }
+
+    /// A connection on which both ends have said something.
+    fn connect(&self) -> (Client, Client) {
+        let mut client = Client::connect(self.client.service("shop/db", 5432));
+        assert_eq!(client.read_exactly(4), "part");
+        client.send("said");
+        let mut app = self.app.recv().unwrap();
+        assert_eq!(app.read_exactly(4), "said");
+        (client, app)
+    }
+}
+
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_tcp_connection_that_one_end_breaks_off_is_broken_off_at_the_other() {
+    let cut = Cut::new();
+    let (mut client, app) = cut.connect();
+    reset(app.0);
+    assert!(client.is_broken_off());
+    let (client, mut app) = cut.connect();
+    reset(client.0);
+    assert!(app.is_broken_off());
+}
+
+#[test]
+fn a_tcp_connection_that_ends_in_order_ends_in_order_at_the_other_end() {
+    let cut = Cut::new();
+    let (client, mut app) = cut.connect();
+    client.0.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(std::io::Read::read(&mut app.0, &mut [0]).unwrap(), 0);
+    app.send("whole");
+    drop(app);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut { client.0 }, &mut text).unwrap();
+    assert_eq!(text, "whole");
+}
+
+#[test]
+fn a28_a_tcp_connection_whose_access_is_revoked_is_broken_off_at_both_ends() {
+    let cut = Cut::new();
+    let (mut client, mut app) = cut.connect();
+    cut.server.configure(json!({ "mode": "enforce" }), json!([]));
+    assert!(client.is_broken_off() && app.is_broken_off());
+}
+
+#[test]
+fn a_tcp_connection_that_is_open_at_the_end_of_a_drain_is_broken_off_at_both_ends() {
+    for of_client in [true, false] {
+        let cut = Cut::new();
+        let (mut client, mut app) = cut.connect();
+        if of_client { &cut.client } else { &cut.server }.proxy().drain();
+        assert!(client.is_broken_off() && app.is_broken_off());
+    }
+}
+
+#[test]
+fn a_plaintext_connection_that_is_denied_is_broken_off() {
+    let mesh = Mesh::new();
+    let server = mesh.pod("shop/db", &[], &[5432]);
+    server.configure(json!({ "mode": "enforce", "ports": [{ "port": 5432, "protocol": "tcp" }] }), json!([]));
+    assert!(Client::connect(server.entrance(&Entrance::Plaintext(5432))).is_broken_off());
+}
