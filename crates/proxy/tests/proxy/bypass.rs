@@ -144,6 +144,17 @@ fn streams_that_are_abandoned_by_the_thousand_end_their_connection_and_are_count
 }
 
 #[test]
+fn upgrades_that_are_offered_by_the_thousand_and_declined_end_no_connection_between_proxies() {
+    let pair = Pair::new(|_| ok("no"));
+    let mut client = pair.connect();
+    for _ in 0..=2 * limits::ABANDONED_STREAMS {
+        let offer = "GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_eq!(client.ask(offer).body, "no");
+    }
+    assert_eq!(pair.server.reason(Side::Server, "overloaded"), 0);
+}
+
+#[test]
 fn what_breaks_the_rules_between_proxies_ends_its_connection_and_is_counted() {
     let pair = Pair::new(|_| ok("in"));
     let violations: [&[u8]; 4] = [
