@@ -16,6 +16,9 @@ use super::world::World;
 
 const COMPONENT: &str = "default-scheduler";
 
+/// The taint of a node that is cordoned, whether it is written down or only meant by `spec.unschedulable`.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
 /// Why a node does not take a pod, in the words of Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
@@ -95,8 +98,12 @@ fn refusal(node: &Node, pod: &PodSpec) -> Option<Refusal> {
     let spec = node.spec.clone().unwrap_or_default();
     let tolerations = pod.tolerations.as_deref().unwrap_or_default();
     let repelling = |taint: &&Taint| taint.effect != "PreferNoSchedule" && !tolerates(tolerations, taint);
+    let cordon = Taint { key: UNSCHEDULABLE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+    if spec.unschedulable == Some(true) && repelling(&&cordon) {
+        return Some(Refusal::Unschedulable);
+    }
     let taint = spec.taints.iter().flatten().find(repelling);
-    if taint.is_some_and(|taint| taint.key == "node.kubernetes.io/unschedulable") {
+    if taint.is_some_and(|taint| taint.key == UNSCHEDULABLE) {
         return Some(Refusal::Unschedulable);
     }
     if let Some(taint) = taint {
@@ -175,6 +182,20 @@ mod tests {
         cluster.apply("{apiVersion: v1, kind: Node, metadata: {name: node, labels: {disk: ssd}}}");
         cluster.settle();
         assert_eq!(cluster.get("pods/a", "/spec/nodeName"), "node");
+    }
+
+    #[test]
+    fn a_cordoned_node_takes_only_what_tolerates_it() {
+        let mut cluster = Cluster::new(
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: []}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {containers: [], tolerations: [{operator: Exists}]}}",
+        );
+        cluster.apply("{apiVersion: v1, kind: Node, metadata: {name: node}, spec: {unschedulable: true}}");
+        cluster.settle();
+        let message = "0/1 nodes are available: 1 node(s) were unschedulable.";
+        assert_eq!(cluster.get("pods/a", "/status/conditions/0/message"), message);
+        assert_eq!(cluster.get("pods/b", "/spec/nodeName"), "node");
     }
 
     #[test]
