@@ -13,6 +13,9 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 const REVISION: &str = "revision";
 
+/// As many revisions are lost by a crash at most.
+const LEAP: u64 = 1000;
+
 /// The file, open unless the last write failed.
 pub(super) struct Disk {
     path: PathBuf,
@@ -20,6 +23,8 @@ pub(super) struct Disk {
     database: Option<Database>,
     /// The object whose write failed, as it is without that write: whether the file has the write is not known.
     unsure: Option<(Key, Option<Value>)>,
+    /// The last revision that this process made durable.
+    durable: u64,
 }
 
 /// What a file holds.
@@ -44,8 +49,10 @@ impl Disk {
             objects.push(decode(key, bytes).ok_or_else(|| damaged(key))?);
         }
         let counted = counter(&database).map_err(|error| failure(&path, error))?;
-        let revision = objects.iter().map(|object| object.revision).chain([counted]).max().unwrap_or_default();
-        Ok((Self { path, database: Some(database), unsure: None }, Content { objects, revision }))
+        let known = objects.iter().map(|object| object.revision).chain([counted]).max().unwrap_or_default();
+        // A client may have seen a later one before a crash. None is given twice.
+        let revision = if known == 0 { 0 } else { known + LEAP };
+        Ok((Self { path, database: Some(database), unsure: None, durable: 0 }, Content { objects, revision }))
     }
 
     /// Writes one object, or its removal, in one transaction. `old` is what was at its place.
@@ -60,9 +67,13 @@ impl Disk {
             Some(database) => database,
             None => self.open_again(revision)?,
         };
-        match commit(&database, key, new, revision) {
+        let durable = self.must_last(key, revision);
+        match commit(&database, key, new, revision, durable) {
             Ok(()) => {
                 self.database = Some(database);
+                if durable {
+                    self.durable = revision;
+                }
                 Ok(())
             }
             Err(error) => {
@@ -76,10 +87,17 @@ impl Disk {
     fn open_again(&mut self, revision: u64) -> Result<Database, StoreError> {
         let database = open(&self.path)?;
         if let Some((key, old)) = &self.unsure {
-            commit(&database, key, old.as_ref(), revision).map_err(|error| failure(&self.path, error))?;
+            commit(&database, key, old.as_ref(), revision, true).map_err(|error| failure(&self.path, error))?;
             self.unsure = None;
         }
         Ok(database)
+    }
+
+    /// Events and leases may be lost by a crash, in return for not waiting for the disk; the next write of another kind
+    /// makes them durable too, and so does one of their own kinds before too many revisions could be lost.
+    fn must_last(&self, key: &Key, revision: u64) -> bool {
+        let fleeting = matches!(key.kind.as_str(), "/events" | "coordination.k8s.io/leases");
+        !fleeting || revision - self.durable >= LEAP
     }
 }
 
@@ -139,11 +157,16 @@ fn decode(disk_key: &str, bytes: &[u8]) -> Option<Object> {
     Some(Object { key, revision, value })
 }
 
-/// One transaction. Events and leases may be lost by a crash of the machine, in return for not waiting for the disk;
-/// the next write of another kind makes them durable too.
-fn commit(database: &Database, key: &Key, value: Option<&Value>, revision: u64) -> Result<(), redb::Error> {
+/// One transaction, which need not outlive a crash unless it is `durable`.
+fn commit(
+    database: &Database,
+    key: &Key,
+    value: Option<&Value>,
+    revision: u64,
+    durable: bool,
+) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
-    if matches!(key.kind.as_str(), "/events" | "coordination.k8s.io/leases") {
+    if !durable {
         transaction.set_durability(Durability::None)?;
     }
     store(&transaction, key, value, revision)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use heddle_api::{Api, Config};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Event};
 use kube::api::{ListParams, PostParams};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
@@ -145,4 +145,24 @@ async fn a_store_that_lost_a_part_is_refused_or_read_but_never_takes_the_program
         std::fs::write(&file, &bytes).expect("another file");
         drop(open(damaged.path()).await);
     }
+}
+
+#[tokio::test]
+async fn no_revision_is_given_twice_although_a_crash_forgets_events() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let api = open(dir.path()).await.expect("an API");
+    maps(&api).create(&PostParams::default(), &map("a", 1)).await.expect("created");
+    let events: kube::Api<Event> = kube::Api::namespaced(api.client(), "default");
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "reason": "Started"});
+    let event = serde_json::from_value(event).expect("an event");
+    let seen = events.create(&PostParams::default(), &event).await.expect("created").metadata.resource_version;
+    // As a process leaves them that is killed.
+    let left = tempfile::tempdir().expect("a directory");
+    std::fs::copy(dir.path().join("objects.redb"), left.path().join("objects.redb")).expect("a copy");
+    let api = open(left.path()).await.expect("an API");
+    let events: kube::Api<Event> = kube::Api::namespaced(api.client(), "default");
+    assert!(events.list(&ListParams::default()).await.expect("a list").items.is_empty(), "the event was made durable");
+    let made = maps(&api).create(&PostParams::default(), &map("b", 1)).await.expect("created").metadata;
+    let number = |revision: Option<String>| revision.and_then(|text| text.parse::<u64>().ok()).expect("a number");
+    assert!(number(made.resource_version) > number(seen));
 }
