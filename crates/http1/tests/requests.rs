@@ -1,5 +1,7 @@
 //! Requests as the next hop receives them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use heddle_http1::{HEAD_BYTES, HEADERS, ROOM_BYTES, ROOM_HEADERS, Request, storage};
 use heddle_policy::Headers;
 

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::access::{self, Admission, Passage};
 use crate::detect::{Detected, detect, either_speaks, has_spoken};
-use crate::dial::captured_destination;
+use crate::dial::{captured_destination, expect_reading};
 use crate::http1::{self, End, Handler, Refusal, Request};
 use crate::http2;
 use crate::io::{Conn, Transport, Upstream};
@@ -97,7 +97,8 @@ async fn prove(worker: &Worker, stream: TcpStream) -> Result<Proven, String> {
     let stream = accepting
         .map_err(|_| "the handshake took too long".to_owned())?
         .map_err(|error| heddle_identity::explain(&error))?;
-    let session = stream.get_ref().1;
+    let (socket, session) = stream.get_ref();
+    expect_reading(socket).map_err(|error| error.to_string())?;
     let chain = session.peer_certificates().unwrap_or_default();
     let peer = heddle_identity::peer_of(chain).map_err(|error| error.to_string())?;
     let expires_at = heddle_identity::expiry_of(chain).map_err(|error| error.to_string())?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::connecting::{Attempt, Connecting};
-use crate::dial::{Dialer, expect_reading};
+use crate::dial::Dialer;
 use crate::limits;
 use crate::mux::{self, Driver, Open, OpenError, Session};
 use crate::tasks::Panics;
@@ -79,7 +79,6 @@ impl Peer {
         let peer = self.clone();
         self.connecting.join(&self.panics, || async move {
             let (stream, lifetime) = peer.connector.connect().await?;
-            expect_reading(stream.get_ref().0).map_err(|_| Reason::ConnectFailed)?;
             Ok(peer.start(stream, lifetime))
         })
     }

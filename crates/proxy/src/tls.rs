@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::{debug, info};
 
-use crate::dial::Dialer;
+use crate::dial::{Dialer, expect_reading};
 use crate::{limits, random::Random};
 
 /// Makes connections to the proxy of one pod.
@@ -64,6 +64,7 @@ impl Connector {
             info!(peer = %self.identity, address = %self.address, error = heddle_identity::explain(&error), "no TLS with a peer");
             if is_untrusted(&error) { Reason::PeerIdentity } else { Reason::ConnectFailed }
         })?;
+        expect_reading(stream.get_ref().0).map_err(|_| Reason::ConnectFailed)?;
         match stream.get_ref().1.alpn_protocol() {
             Some(protocol) if protocol == self.alpn => {}
             _ => return Err(Reason::ConnectFailed),

@@ -8,12 +8,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 use heddle_http1::{Body, Persistence, Response, find_end, storage};
 use heddle_policy::Reason;
+use heddle_policy::telemetry::Outcome;
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::io::{Conn, Transport, Upstream};
+use crate::meter::Counters;
 use crate::stall::Stall;
 use crate::tasks::Activity;
+use crate::upstream::Ended;
 
 /// What an exchange needs to know of its request once the head has been forwarded.
 #[derive(Clone, Copy)]
@@ -55,13 +59,16 @@ pub(super) enum Failure {
 }
 
 /// An exchange under way.
-pub(super) struct Exchange<'a, D> {
+pub(super) struct Exchange<'a, D: Transport> {
     pub(super) client: &'a mut Conn<D>,
     pub(super) upstream: &'a mut Conn<Upstream>,
     pub(super) sent: Sent,
     /// The head to send, and behind it the part of the body that came with it.
     pub(super) head: &'a [u8],
     activity: &'a Activity,
+    started: Instant,
+    counters: &'a Counters,
+    is_over: bool,
     pub(super) upload: Direction,
     pub(super) download: Direction,
     response: Option<Begun>,
@@ -114,14 +121,28 @@ impl<'a, D: Transport> Exchange<'a, D> {
         head: &'a [u8],
         body: Body,
         activity: &'a Activity,
+        (started, counters): (Instant, &'a Counters),
     ) -> Self {
-        let (upload, download) = (Direction::new(body), Direction::new(Body::EMPTY));
-        Self { client, upstream, sent, head, activity, upload, download, response: None, out: Vec::new(), searched: 0 }
+        Self {
+            client,
+            upstream,
+            sent,
+            head,
+            activity,
+            started,
+            counters,
+            is_over: false,
+            upload: Direction::new(body),
+            download: Direction::new(Body::EMPTY),
+            response: None,
+            out: Vec::new(),
+            searched: 0,
+        }
     }
 
-    /// Runs to the end. The counts of both directions stay readable after it.
+    /// Runs to the end, which the caller counts. The counts of both directions stay readable after it.
     pub(super) async fn run(&mut self, stall: &mut Stall) -> Result<Exchanged, Failure> {
-        poll_fn(|cx| {
+        let result = poll_fn(|cx| {
             let result = self.poll(cx);
             let moved = self.upload.bytes + self.download.bytes;
             if result.is_pending() && stall.poll(cx, moved).is_ready() {
@@ -129,7 +150,9 @@ impl<'a, D: Transport> Exchange<'a, D> {
             }
             result
         })
-        .await
+        .await;
+        self.is_over = true;
+        result
     }
 
     /// What the request has still to send, when the exchange is over. What was read of it and not sent is let go.
@@ -270,6 +293,29 @@ impl<'a, D: Transport> Exchange<'a, D> {
         self.out.clear();
         self.download.head_written = 0;
         Poll::Ready(written.map_err(|_| Failure::Client))
+    }
+}
+
+/// An exchange whose task is ended, as at the end of a drain, is a failure of this side. A response that had begun must not
+/// pass for a whole one.
+impl<D: Transport> Drop for Exchange<'_, D> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        if self.response.is_some() {
+            self.client.transport.break_off();
+        }
+        let ended = Ended {
+            outcome: Some(Outcome::Failure),
+            status: self.response.map_or(0, |begun| begun.status),
+            grpc_status: None,
+            reason: None,
+            latency: self.started.elapsed(),
+            uploaded: self.upload.bytes,
+            downloaded: self.download.bytes,
+        };
+        ended.count(self.counters);
     }
 }
 

@@ -185,13 +185,16 @@ async fn serve_request<D: Transport, H: Handler>(
         };
         attempts += 1;
         stall.start();
-        let mut exchange = Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body, activity);
+        let account = (start, &*lease.counters);
+        let mut exchange =
+            Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body, activity, account);
         let result = match exchange.run(stall).await {
             Err(Failure::Unsent) if attempts == limits::ATTEMPTS => Err(Failure::Answer(Reason::ConnectFailed)),
             result => result,
         };
         let (uploaded, downloaded) = (exchange.upload.bytes, exchange.download.bytes);
         let rest = Rest { body: exchange.rest_of_request(), ..accepted.rest() };
+        drop(exchange);
         let (outcome, reason) = outcome(&result);
         let status = result.map_or_else(|_| reason.map_or(0, Reason::status), |exchanged| exchanged.status);
         let (grpc_status, latency) = (None, start.elapsed());
@@ -319,7 +322,11 @@ async fn fail<D: Transport>(client: &mut Conn<D>, failure: Failure, rest: Rest) 
         }
         Failure::Answer(reason) => refuse(client, reason, rest).await,
         // What was begun cannot be taken back: the client learns by the connection's end that it is incomplete.
-        Failure::Broken | Failure::Client | Failure::Unsent => Err(io::ErrorKind::ConnectionAborted.into()),
+        Failure::Broken => {
+            client.transport.break_off();
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
+        Failure::Client | Failure::Unsent => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
@@ -337,7 +344,8 @@ async fn refuse<D: Transport>(client: &mut Conn<D>, reason: Reason, mut rest: Re
 async fn answer<D: Transport>(client: &mut Conn<D>, reason: Reason, close: bool, to_head: bool) -> io::Result<()> {
     let mut out = Vec::with_capacity(256);
     write_answer(reason, close, to_head, &mut out);
-    client.transport.write_all(&out).await
+    let writing = client.transport.write_all(&out);
+    timeout(limits::STALL_TIMEOUT, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads the rest of a body, within bounds; whether its end was found.

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use heddle_policy::telemetry::Side;
 use heddle_proxy::Entrance;
 use serde_json::json;
 use socket2::SockRef;
@@ -21,6 +22,17 @@ struct Cut {
 
 impl Cut {
     fn new() -> Self {
+        Self::speaking("tcp", "part", |_| {})
+    }
+
+    /// An application whose answer to a request is half there.
+    fn http() -> Self {
+        Self::speaking("http", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart", |app| {
+            assert_eq!(app.read_exactly(GET.len()), GET);
+        })
+    }
+
+    fn speaking(protocol: &str, part: &'static str, before: fn(&mut Client)) -> Self {
         let mut mesh = Mesh::new();
         mesh.drain = Duration::from_millis(50);
         let (client, server) = (mesh.pod("shop/client", &[("shop/db", 5432)], &[]), mesh.pod("shop/db", &[], &[]));
@@ -29,13 +41,14 @@ impl Cut {
         let port = serve(server.ip, move |stream| {
             let mut app = Client(stream);
             app.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            app.send("part");
+            before(&mut app);
+            app.send(part);
             given.lock().unwrap().send(app).unwrap();
         });
         let endpoint = server.endpoint(port.port());
-        let services = json!([service("shop/db", 5432, "tcp", &[endpoint], json!([]))]);
+        let services = json!([service("shop/db", 5432, protocol, &[endpoint], json!([]))]);
         client.configure(json!({ "mode": "enforce" }), services);
-        server.configure(allow(&[&client], true), json!([]));
+        server.configure(allow(&[&client], protocol == "tcp"), json!([]));
         Self { _mesh: mesh, client, server, app }
     }
 
@@ -49,6 +62,8 @@ impl Cut {
         (client, app)
     }
 }
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: db\r\n\r\n";
 
 fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -93,6 +108,31 @@ fn a_tcp_connection_that_is_open_at_the_end_of_a_drain_is_broken_off_at_both_end
         let (mut client, mut app) = cut.connect();
         if of_client { &cut.client } else { &cut.server }.proxy().drain();
         assert!(client.is_broken_off() && app.is_broken_off());
+    }
+}
+
+#[test]
+fn a_response_that_breaks_off_is_broken_off_at_the_client() {
+    let cut = Cut::http();
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(GET);
+    assert!(client.read_until("part").ends_with("part"));
+    reset(cut.app.recv().unwrap().0);
+    assert!(client.is_broken_off());
+}
+
+#[test]
+fn a_response_that_is_open_at_the_end_of_a_drain_is_broken_off_and_counted_by_the_proxy_that_ends_it() {
+    for (side, of_client) in [(Side::Client, true), (Side::Server, false)] {
+        let cut = Cut::http();
+        let mut client = Client::connect(cut.client.service("shop/db", 5432));
+        client.send(GET);
+        assert!(client.read_until("part").ends_with("part"));
+        let pod = if of_client { &cut.client } else { &cut.server };
+        pod.proxy().drain();
+        assert!(client.is_broken_off());
+        assert_eq!(pod.total(side, |totals| totals.requests.failure), 1);
+        assert!(pod.total(side, |totals| totals.bytes_sent.min(totals.bytes_received)) > 0);
     }
 }
 

@@ -300,6 +300,15 @@ impl Client {
         self.0.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
     }
 
+    /// What is read until a text has come.
+    pub(crate) fn read_until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        while !text.ends_with(end) {
+            text += &self.read_exactly(1);
+        }
+        text
+    }
+
     pub(crate) fn read_exactly(&mut self, count: usize) -> String {
         let mut bytes = vec![0; count];
         self.0.read_exact(&mut bytes).unwrap();
