@@ -1,7 +1,7 @@
 //! Traffic metrics of real traffic: through the API, kubectl and its plugin, and counted to the last request.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -127,11 +127,23 @@ fn m12_the_plugin_shows_top_topology_and_split() {
     assert!(kubectl_traffic(&mesh, &["topology", "ns", "-o", "mermaid"]).starts_with("flowchart LR"));
     let split = kubectl_traffic(&mesh, &["split", "-n", "bookstore"]);
     assert!(split.contains("bookstore-v1") && split.contains("90.0%"), "{split}");
+    assert_is_drawn_again(
+        mesh.command("kubectl", &["traffic", "top", "pods", "-n", "bookstore", "--sort", "rps", "--watch"]),
+    );
     // The same code under the other name.
     let own = mesh.run(HEDDLE, &["split", "-n", "bookstore"]);
     assert_eq!(own.lines().next(), split.lines().next());
     let status = mesh.run(HEDDLE, &["status"]);
     assert!(status.contains("bookbuyer/bookbuyer"), "{status}");
+}
+
+/// Reads until the table of a watching command has come twice.
+fn assert_is_drawn_again(mut watching: Command) {
+    let mut child = watching.env("PATH", path_with_plugin()).stdout(Stdio::piped()).spawn().expect("kubectl runs");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    assert_eq!(lines.filter(|line| line.contains("LATENCY_P99")).take(2).count(), 2);
+    child.kill().expect("it watches on");
+    child.wait().expect("it ends");
 }
 
 /// Asks as a ServiceAccount, by its token alone: the exit code and what kubectl said.

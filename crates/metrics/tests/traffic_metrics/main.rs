@@ -67,6 +67,29 @@ fn m3_a_resource_has_the_traffic_of_its_pods() {
 }
 
 #[test]
+fn m2_m3_whatever_owns_pods_has_their_traffic() {
+    for (version, kind, plural) in [
+        ("v1", "ReplicationController", "replicationcontrollers"),
+        ("apps/v1", "DaemonSet", "daemonsets"),
+        ("apps/v1", "StatefulSet", "statefulsets"),
+        ("batch/v1", "Job", "jobs"),
+    ] {
+        let mut world = World::begun();
+        let metadata = json!({ "namespace": "shop", "name": "owner" });
+        world.objects.insert(&json!({ "apiVersion": version, "kind": kind, "metadata": metadata }));
+        let owners = json!([{ "kind": kind, "name": "owner", "controller": true }]);
+        let metadata = json!({ "namespace": "shop", "name": "owned", "ownerReferences": owners });
+        world.objects.insert(&json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {} }));
+        world.report("owned", Vec::new());
+        world.report("owned", vec![(served("owned", "buyer-1"), totals(3, 1, 0, 10))]);
+        let document = world.get(&format!("/namespaces/shop/{plural}/owner"));
+        assert_eq!(["success_count", "failure_count"].map(|name| value(&document, name)), ["3", "1"], "{kind}");
+        let edges = edges(&world.get(&format!("/namespaces/shop/{plural}/owner/edges")));
+        assert_eq!(edges, [("from".into(), "server".into(), "Deployment/buyer".into(), "3".into())], "{kind}");
+    }
+}
+
+#[test]
 fn m4_a_list_names_its_kind_and_namespace() {
     let world = World::begun();
     let list = world.get("/namespaces/shop/deployments");
