@@ -1,5 +1,7 @@
 //! Where requests go: splits, endpoints that fail, and clients that use the proxy as an HTTP proxy.
 
+use std::io::Read;
+
 use heddle_policy::telemetry::Side;
 use heddle_proxy::Entrance;
 use serde_json::{Value, json};
@@ -86,6 +88,41 @@ fn t4_t31_each_request_is_split_by_weight() {
     let [v1, v2] = canary.count(GET, 400);
     // A fair coin falls outside this once in more than a million runs.
     assert!((150..=250).contains(&v1) && v1 + v2 == 400, "{v1} and {v2}");
+}
+
+#[test]
+fn t31_a_tcp_connection_is_given_a_backend_once() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("shop/client", &[("shop/web", 80)], &[]);
+    let pods = ["shop/v1", "shop/v2"].map(|name| mesh.pod(name, &[], &[]));
+    let split = json!([{ "origin": origin(), "backends": [backend("shop/v1", 1), backend("shop/v2", 1)] }]);
+    let mut services = vec![service("shop/web", 80, "tcp", &[], split)];
+    for pod in &pods {
+        let name = pod.name.name.to_string();
+        // It says its name for every byte.
+        let app = crate::mesh::serve(pod.ip, move |stream| {
+            let mut app = Client(stream);
+            while app.0.read_exact(&mut [0]).is_ok() {
+                app.send(&name);
+            }
+        });
+        services.push(service(&pod.name.to_string(), 80, "tcp", &[pod.endpoint(app.port())], json!([])));
+        pod.configure(allow(&[&client], true), json!([]));
+    }
+    client.configure(json!({ "mode": "enforce" }), json!(services));
+    let backends: Vec<String> = (0..40)
+        .map(|_| {
+            let mut connection = Client::connect(client.service("shop/web", 80));
+            let [first, second, third] = [(); 3].map(|()| {
+                connection.send("x");
+                connection.read_exactly(2)
+            });
+            assert_eq!((&first, &second), (&second, &third));
+            first
+        })
+        .collect();
+    // A fair coin falls on one side alone once in 500,000 million runs.
+    assert!(["v1", "v2"].iter().all(|name| backends.iter().any(|backend| backend == name)), "{backends:?}");
 }
 
 #[test]
