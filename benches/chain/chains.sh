@@ -32,7 +32,7 @@ events { worker_connections 4096; }
 http {
   access_log off; keepalive_requests 1000000000; root $dir/www; default_type text/plain;
   client_body_temp_path $dir/t1; proxy_temp_path $dir/t2; fastcgi_temp_path $dir/t3; uwsgi_temp_path $dir/t4; scgi_temp_path $dir/t5;
-  server { listen 127.0.0.9:8080; listen 127.0.0.11:8080; listen 127.0.0.13:8080; listen 127.0.0.15:8080; }
+  server { listen 127.0.0.9:8080; listen 127.0.0.11:8080; listen 127.0.0.13:8080; listen 127.0.0.15:8080; listen 127.0.0.17:8080; }
 }
 CONF
   start 0 nginx nginx -c "$dir/nginx.conf"
@@ -46,6 +46,9 @@ heddle_chain() { heddle_pair heddle 8 9 ''; }
 heddle_log_chain() { heddle_pair heddle_log 10 11 ', accessLog: all'; }
 heddle_trace0_chain() { heddle_pair heddle_trace0 12 13 ', tracing: {endpoint: "http://127.0.0.1:1", protocol: grpc, samplesPerMillion: 0}'; }
 heddle_trace1_chain() { heddle_pair heddle_trace1 14 15 ', tracing: {endpoint: "http://127.0.0.1:1", protocol: grpc, samplesPerMillion: 1000000}'; }
+# Without the counting of requests: a build of its own, made by
+#   cargo build --release --features uncounted --target-dir target/uncounted
+heddle_uncounted_chain() { local heddle=$here/../../target/uncounted/release/heddle; heddle_pair heddle_uncounted 16 17 ''; }
 
 heddle_pair() { # heddle_pair NAME CLIENT SERVER SETTINGS: the last bytes of both addresses, and more settings
   local name=$1 client=127.0.0.$2 server=127.0.0.$3 more=$4
