@@ -157,20 +157,11 @@ async fn serve_request<D: Transport, H: Handler>(
 ) -> io::Result<Next> {
     let start = Instant::now();
     let mut head = Vec::with_capacity(length + 64);
-    let mut accepted = match receive(client, handler, length, &mut head) {
-        Ok(accepted) => accepted,
+    let (mut accepted, head_length) = match begin(client, handler, length, &mut head) {
+        Ok(begun) => begun,
         Err((Refusal::Tunnel(authority), _)) => return Ok(Next::End(End::Tunnel(authority))),
         Err((Refusal::Answer(reason), rest)) => return refuse(client, reason, rest).await,
     };
-    let head_length = head.len();
-    let Ok(taken) = accepted.body.accept(&client.read) else {
-        // What follows could be read in more than one way.
-        handler.malformed(Reason::BadRequest);
-        accepted.refused(Reason::BadRequest);
-        return refuse(client, Reason::BadRequest, Rest { keep_alive: false, ..accepted.rest() }).await;
-    };
-    head.extend_from_slice(&client.read[..taken]);
-    client.read.advance(taken);
     let mut attempts = 0;
     loop {
         let mut lease = match handler.connect(&accepted.plan).await {
@@ -250,6 +241,27 @@ impl<P> Accepted<P> {
     fn rest(&self) -> Rest {
         Rest::of(&self.sent, self.body)
     }
+}
+
+/// Takes in a request: its head, as [`receive`] does, and behind it in `head` the part of the body that came with it. Tells
+/// the length of the former.
+fn begin<D: Transport, H: Handler>(
+    client: &mut Conn<D>,
+    handler: &mut H,
+    length: usize,
+    head: &mut Vec<u8>,
+) -> Result<(Accepted<H::Plan>, usize), (Refusal, Rest)> {
+    let mut accepted = receive(client, handler, length, head)?;
+    let head_length = head.len();
+    let Ok(taken) = accepted.body.accept(&client.read) else {
+        // What follows could be read in more than one way.
+        handler.malformed(Reason::BadRequest);
+        accepted.refused(Reason::BadRequest);
+        return Err((Refusal::Answer(Reason::BadRequest), Rest { keep_alive: false, ..accepted.rest() }));
+    };
+    head.extend_from_slice(&client.read[..taken]);
+    client.read.advance(taken);
+    Ok((accepted, head_length))
 }
 
 /// Parses and decides the head at the front of what was read, writes it to `head` as it goes on, and takes it away.
