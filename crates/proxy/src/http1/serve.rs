@@ -65,6 +65,8 @@ struct Accepted<P> {
     plan: P,
     record: Option<Box<Record>>,
     sent: Sent,
+    /// The length of its head as it goes on.
+    head_length: usize,
     body: Body,
 }
 
@@ -157,8 +159,8 @@ async fn serve_request<D: Transport, H: Handler>(
 ) -> io::Result<Next> {
     let start = Instant::now();
     let mut head = Vec::with_capacity(length + 64);
-    let (mut accepted, head_length) = match begin(client, handler, length, &mut head) {
-        Ok(begun) => begun,
+    let mut accepted = match begin(client, handler, length, &mut head) {
+        Ok(accepted) => accepted,
         Err((Refusal::Tunnel(authority), _)) => return Ok(Next::End(End::Tunnel(authority))),
         Err((Refusal::Answer(reason), rest)) => return refuse(client, reason, rest).await,
     };
@@ -200,7 +202,7 @@ async fn serve_request<D: Transport, H: Handler>(
             }
             Ok(Exchanged { upgraded: true, .. }) => {
                 lease.account(&ended);
-                head.truncate(head_length);
+                head.truncate(accepted.head_length);
                 Ok(Next::End(End::Upgraded(Box::new(lease), head)))
             }
             Ok(exchanged) => {
@@ -243,16 +245,14 @@ impl<P> Accepted<P> {
     }
 }
 
-/// Takes in a request: its head, as [`receive`] does, and behind it in `head` the part of the body that came with it. Tells
-/// the length of the former.
+/// Takes in a request: its head, as [`receive`] does, and behind it in `head` the part of the body that came with it.
 fn begin<D: Transport, H: Handler>(
     client: &mut Conn<D>,
     handler: &mut H,
     length: usize,
     head: &mut Vec<u8>,
-) -> Result<(Accepted<H::Plan>, usize), (Refusal, Rest)> {
+) -> Result<Accepted<H::Plan>, (Refusal, Rest)> {
     let mut accepted = receive(client, handler, length, head)?;
-    let head_length = head.len();
     let Ok(taken) = accepted.body.accept(&client.read) else {
         // What follows could be read in more than one way.
         handler.malformed(Reason::BadRequest);
@@ -261,7 +261,7 @@ fn begin<D: Transport, H: Handler>(
     };
     head.extend_from_slice(&client.read[..taken]);
     client.read.advance(taken);
-    Ok((accepted, head_length))
+    Ok(accepted)
 }
 
 /// Parses and decides the head at the front of what was read, writes it to `head` as it goes on, and takes it away.
@@ -298,7 +298,7 @@ fn receive<D: Transport, H: Handler>(
                         Some(propagation) => request.forward_with(&propagation.headers(), head),
                         None => request.forward(head),
                     }
-                    Ok(Accepted { plan, record, sent, body: request.body })
+                    Ok(Accepted { plan, record, sent, head_length: head.len(), body: request.body })
                 }
                 Err(refusal) => {
                     match (record, &refusal) {
