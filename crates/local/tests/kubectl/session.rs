@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use regex::Regex;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 /// A command that takes longer hangs.
@@ -75,12 +76,17 @@ impl Step {
         command.args(["-euo", "pipefail", "-c", &format!("exec 2>&1\n{}", self.command)]);
         command.envs(shell.env.iter().cloned()).current_dir(shell.dir).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn().expect("bash starts");
-        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-        let output = output.map_err(|_| "does not end".to_owned())?.expect("its output");
-        let said = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() == self.fails || output.status.signal().is_some() {
-            return Err(format!("ended with {}\n{said}", output.status));
+        let mut child = command.spawn().expect("bash starts");
+        let (mut stdout, mut said) = (child.stdout.take().expect("it is piped"), Vec::new());
+        let ending = async {
+            stdout.read_to_end(&mut said).await.expect("its output");
+            child.wait().await.expect("its end")
+        };
+        let status = tokio::time::timeout(PATIENCE, ending).await;
+        let said = String::from_utf8_lossy(&said);
+        let status = status.map_err(|_| format!("does not end\n{said}"))?;
+        if status.success() == self.fails || status.signal().is_some() {
+            return Err(format!("ended with {status}\n{said}"));
         }
         let lines: Vec<String> = said.lines().map(words).collect();
         let mut rest = lines.iter();
