@@ -13,6 +13,7 @@
 //!
 //! This crate knows neither Kubernetes nor the resources that its configuration was made from.
 
+mod abandoned;
 mod access;
 mod access_log;
 mod admin;

@@ -41,7 +41,8 @@ pub const STREAM_CREDIT: u32 = 256 * 1024;
 pub const STREAMS: usize = 1024;
 /// Frames queued for a connection between proxies, in bytes, beyond which its streams wait.
 pub const QUEUED_BYTES: usize = 512 * 1024;
-/// Streams that a client may abandon for each one it completes, beyond which its connection is closed (reset floods).
+/// Streams that a client may abandon in a second beyond those it completes; its connection is closed if it abandons more
+/// (reset floods).
 pub const ABANDONED_STREAMS: u32 = 1024;
 /// How long a connection between proxies may have no stream before its client closes it.
 pub const SESSION_IDLE: Duration = Duration::from_secs(90);

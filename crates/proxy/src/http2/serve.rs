@@ -25,6 +25,7 @@ use super::outcome::grpc_code;
 use super::server::Slot;
 use super::settings;
 use super::watched::Watched;
+use crate::abandoned::Abandoned;
 use crate::balance::Load;
 use crate::limits;
 use crate::meter::Counters;
@@ -81,8 +82,8 @@ struct Streams {
     open: Cell<u32>,
     /// How many have begun so far.
     begun: Cell<u64>,
-    /// Those that the client gave up, less those that it did not.
-    abandoned: Cell<u32>,
+    /// Those that the client gave up.
+    abandoned: RefCell<Abandoned>,
     /// Those whose end has not been written.
     unended: RefCell<BTreeSet<u32>>,
 }
@@ -150,7 +151,7 @@ async fn accept<T, H>(
         };
         let stream = respond.stream_id().as_u32();
         streams.give(stream);
-        if streams.abandoned.get() > limits::ABANDONED_STREAMS && !ending {
+        if streams.abandoned.borrow().is_flood() && !ending {
             ending = true;
             handler.malformed(Reason::Overloaded);
             connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
@@ -346,11 +347,11 @@ impl Open {
     /// The client gave the request up: nothing more is written of it.
     fn abandon(self) {
         self.0.unended.borrow_mut().remove(&self.1);
-        self.0.abandoned.set(self.0.abandoned.get() + 1);
+        self.0.abandoned.borrow_mut().add();
     }
 
     fn complete(self) {
-        self.0.abandoned.set(self.0.abandoned.get().saturating_sub(1));
+        self.0.abandoned.borrow_mut().make_up();
     }
 }
 

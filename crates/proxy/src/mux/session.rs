@@ -12,6 +12,7 @@ use heddle_policy::Reason;
 
 use super::frame::{Frame, InvalidFrame, Open, ResetCode, extend};
 use super::stream::Stream;
+use crate::abandoned::Abandoned;
 use crate::limits;
 
 /// A handle to a multiplexed connection. The connection lives as long as its [`Driver`](super::Driver) runs.
@@ -63,8 +64,8 @@ pub(super) struct State {
     /// Whether each side has announced the end.
     pub(super) going_away: bool,
     pub(super) peer_going_away: bool,
-    /// Streams that the peer reset, less those that ended well.
-    abandoned: u32,
+    /// Streams that the peer reset.
+    abandoned: Abandoned,
     pub(super) closed: bool,
     pub(super) driver: Option<Waker>,
     /// Writers that wait for `queued` to shrink.
@@ -88,6 +89,7 @@ pub(super) struct StreamState {
     opened_at: Option<u64>,
     /// What may still be sent.
     pub(super) credit: u32,
+    /// Who waits for something to read, or for a reset.
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
 }
@@ -123,7 +125,7 @@ impl Session {
             last_id: 0,
             going_away: false,
             peer_going_away: false,
-            abandoned: 0,
+            abandoned: Abandoned::default(),
             closed: false,
             driver: None,
             waiting: Vec::new(),
@@ -272,9 +274,9 @@ impl State {
                 if let Some(found) = self.stream(stream)? {
                     found.reset = Some(code);
                     found.wake();
-                    self.abandoned += 1;
+                    self.abandoned.add();
                 }
-                if self.role == Role::Server && self.abandoned > limits::ABANDONED_STREAMS {
+                if self.role == Role::Server && self.abandoned.is_flood() {
                     return Err(Violation::Flood);
                 }
             }
@@ -327,7 +329,7 @@ impl State {
     pub(super) fn release(&mut self, id: u32, code: ResetCode) {
         let Some(stream) = self.streams.remove(&id) else { return };
         if stream.ended_well() {
-            self.abandoned = self.abandoned.saturating_sub(1);
+            self.abandoned.make_up();
         } else if stream.reset.is_none() && !self.closed {
             self.queue(Frame::Reset { stream: id, code });
         }

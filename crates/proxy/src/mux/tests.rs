@@ -144,7 +144,7 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     assert!(violate(&flood).await.contains("more data"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_keeps_abandoning_streams_is_cut_off() {
     let (mut near, far) = duplex(1024 * 1024);
     let flood = async {
@@ -164,6 +164,22 @@ async fn a_client_that_keeps_abandoning_streams_is_cut_off() {
         driven.await.unwrap().unwrap_err().to_string()
     };
     assert!(LocalSet::new().run_until(flood).await.contains("abandoned"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_may_be_abandoned_for_ever_by_a_client_that_takes_its_time() {
+    connected(|client, server, accepted| async move {
+        for count in 0..4 * limits::ABANDONED_STREAMS {
+            if count % 1000 == 0 {
+                tokio::time::advance(std::time::Duration::from_secs(1)).await;
+            }
+            drop(client.open(OPEN).unwrap());
+            let (_, mut far) = accept(&accepted).await;
+            assert_eq!(far.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        }
+        assert!(server.is_open());
+    })
+    .await;
 }
 
 #[tokio::test]
