@@ -18,6 +18,10 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Ready when a read would not wait: there are bytes, an end, or an error.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Ready when the other end waits for no answer any more. That of a socket has gone when it sends no more: one that is
+    /// closed and one that is half closed look alike. Nothing is told of a socket from which there is something to read.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
     /// Closes a connection that policy denies.
     fn deny(self);
 
@@ -58,6 +62,14 @@ impl Transport for TcpStream {
         self.poll_read_ready(cx)
     }
 
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        match ready!(self.poll_peek(cx, &mut ReadBuf::new(&mut byte))) {
+            Ok(1..) => Poll::Pending,
+            Ok(0) | Err(_) => Poll::Ready(()),
+        }
+    }
+
     fn deny(self) {
         self.break_off();
     }
@@ -71,6 +83,10 @@ impl Transport for TcpStream {
 impl Transport for mux::Stream {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         mux::Stream::poll_readable(self, cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_reset(cx)
     }
 
     fn deny(self) {
@@ -90,6 +106,13 @@ impl Transport for Upstream {
         match self {
             Self::Mesh(stream) => stream.poll_readable(cx),
             Self::Plain(stream) => stream.poll_readable(cx),
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Mesh(stream) => stream.poll_gone(cx),
+            Self::Plain(stream) => stream.poll_gone(cx),
         }
     }
 

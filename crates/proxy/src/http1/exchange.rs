@@ -172,7 +172,10 @@ impl<'a, D: Transport> Exchange<'a, D> {
         if self.upload.state == Progress::Moving {
             self.advance_upload(cx)?;
         }
-        ready!(self.poll_download(cx))?;
+        match self.poll_download(cx) {
+            Poll::Ready(downloaded) => downloaded?,
+            Poll::Pending => return self.poll_client_gone(cx),
+        }
         let Some(begun) = self.response else { return Poll::Ready(Err(Failure::Broken)) };
         let uploaded = self.upload.state == Progress::Done;
         Poll::Ready(Ok(Exchanged {
@@ -182,6 +185,16 @@ impl<'a, D: Transport> Exchange<'a, D> {
             upstream_reusable: begun.keep_alive && uploaded && self.upstream.read.is_empty(),
             upgraded: begun.status == 101,
         }))
+    }
+
+    /// A client that goes away before its response is complete gives its request up, and the connection to the server is
+    /// closed with it. As long as there is more of a request to read, the reading tells.
+    fn poll_client_gone<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Failure>> {
+        if self.upload.state == Progress::Done {
+            ready!(self.client.transport.poll_gone(cx));
+            return Poll::Ready(Err(Failure::Client));
+        }
+        Poll::Pending
     }
 
     /// Moves the request on as far as it goes.

@@ -31,6 +31,19 @@ impl Stream {
         }
     }
 
+    /// Ready when the peer has reset the stream, or the connection is closed. Waits in the place of a reader.
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.session.0.borrow_mut();
+        let closed = state.closed;
+        match state.streams.get_mut(&self.id) {
+            Some(stream) if stream.reset.is_none() && !closed => {
+                stream.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// Resets the stream, saying why.
     pub(crate) fn reset(self, code: ResetCode) {
         self.session.0.borrow_mut().release(self.id, code);

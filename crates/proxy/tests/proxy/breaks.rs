@@ -27,9 +27,11 @@ impl Cut {
 
     /// An application whose answer to a request is half there.
     fn http() -> Self {
-        Self::speaking("http", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart", |app| {
-            assert_eq!(app.read_exactly(GET.len()), GET);
-        })
+        Self::answering("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart")
+    }
+
+    fn answering(part: &'static str) -> Self {
+        Self::speaking("http", part, |app| assert_eq!(app.read_exactly(GET.len()), GET))
     }
 
     fn speaking(protocol: &str, part: &'static str, before: fn(&mut Client)) -> Self {
@@ -119,6 +121,30 @@ fn a_response_that_breaks_off_is_broken_off_at_the_client() {
     assert!(client.read_until("part").ends_with("part"));
     reset(cut.app.recv().unwrap().0);
     assert!(client.is_broken_off());
+}
+
+#[test]
+fn a_request_that_its_client_gives_up_is_given_up_towards_the_application() {
+    for (part, shown) in [("", ""), ("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart", "part")] {
+        let cut = Cut::answering(part);
+        let mut client = Client::connect(cut.client.service("shop/db", 5432));
+        client.send(GET);
+        let mut app = cut.app.recv().unwrap();
+        assert!(client.read_until(shown).ends_with(shown));
+        drop(client);
+        assert!(app.is_closed());
+    }
+}
+
+#[test]
+fn a_request_that_follows_before_its_time_gives_nothing_up() {
+    let cut = Cut::answering("");
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(&GET.repeat(2));
+    let mut app = cut.app.recv().unwrap();
+    app.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(app.read_exactly(GET.len()), GET);
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 204"));
 }
 
 #[test]
