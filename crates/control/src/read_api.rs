@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -18,6 +19,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::authorization::{Access, Authorizer};
 use crate::discovery::Discovery;
@@ -48,10 +50,14 @@ const ADMISSION_MAX: usize = 8 << 20;
 /// A conversion review holds a page of a list.
 const CONVERSION_MAX: usize = 64 << 20;
 
-/// Reviews at a time, whose bodies are in memory, and how long one may take with the reading of its body. The API server
-/// waits less long for a webhook, and asks again.
+/// Reviews at a time, whose bodies are in memory, and how long one may take, with the wait for its turn. The API server
+/// waits no longer for a webhook, and asks again.
 const REVIEWS: usize = 16;
 const REVIEW: Duration = Duration::from_secs(30);
+
+/// How long a review's body may take when its turn has come. The API server sends it at once; whoever does not is not the API
+/// server, which cannot be told by a certificate here, and must not keep it waiting.
+const REVIEW_BODY: Duration = Duration::from_secs(5);
 
 /// Trial compilations at a time, and how long one may take. Without it there are fewer warnings, and nothing else.
 const TRIALS: usize = 1;
@@ -88,10 +94,16 @@ pub(crate) fn router(sources: Sources) -> Router {
 async fn bounded(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let review = async {
         let _place = places.acquire().await;
-        next.run(request).await
+        let (head, body) = request.into_parts();
+        match timeout(REVIEW_BODY, to_bytes(body, CONVERSION_MAX)).await {
+            Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+            Ok(Err(error)) => {
+                status(StatusCode::BAD_REQUEST, "BadRequest", format!("the review cannot be read: {error}"))
+            }
+            Err(_) => unavailable("the review's body took too long"),
+        }
     };
-    let late = |_| status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the review took too long".to_owned());
-    tokio::time::timeout(REVIEW, review).await.unwrap_or_else(late)
+    timeout(REVIEW, review).await.unwrap_or_else(|_| unavailable("the review took too long"))
 }
 
 /// Lets in only the API server, and notes in whose name it asks.
@@ -146,7 +158,7 @@ async fn validate(
                 drop(permit);
                 problems
             });
-            tokio::time::timeout(TRIAL, trial).await.ok().and_then(Result::ok).unwrap_or_default()
+            timeout(TRIAL, trial).await.ok().and_then(Result::ok).unwrap_or_default()
         }
         Err(_) => Vec::new(),
     };
@@ -310,6 +322,10 @@ fn not_found(name: &str) -> Response {
     status(StatusCode::NOT_FOUND, "NotFound", format!("\"{name}\" not found"))
 }
 
+fn unavailable(message: &str) -> Response {
+    status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message.to_owned())
+}
+
 fn status(code: StatusCode, reason: &str, message: String) -> Response {
     let body = json!({
         "apiVersion": "v1",
@@ -345,4 +361,25 @@ fn api_resources() -> Value {
             resource("status", "status", "MeshStatus"),
         ],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_review_whose_body_does_not_come_keeps_no_other_waiting() {
+        let places = Arc::new(Semaphore::new(1));
+        let router = Router::new().route("/", post(async |body: Bytes| body));
+        let router = router.layer(middleware::from_fn_with_state(places, bounded));
+        let ask = |body| router.clone().oneshot(Request::post("/").body(body).expect("a request"));
+        let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let (silent, whole) = tokio::join!(ask(silent), ask(Body::from("whole")));
+        assert_eq!(silent.expect("an answer").status(), StatusCode::SERVICE_UNAVAILABLE);
+        let whole = whole.expect("an answer").into_body();
+        assert_eq!(to_bytes(whole, 100).await.expect("a body"), "whole");
+    }
 }
