@@ -83,7 +83,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 pub use self::error::{Cause, Failure};
-pub use self::node::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, TerminalSize};
+pub use self::node::{ContainerRef, Duplex, Exec, ExecOptions, LogOptions, Node, NodeError, Resize, TerminalSize};
 pub use self::offline::{Mistake, MistakeKind, Types};
 pub use self::pki::PkiError;
 pub use self::store::StoreError;

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 
 /// A byte stream in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send {}
@@ -58,14 +57,17 @@ pub struct TerminalSize {
     pub height: u16,
 }
 
+/// Gives a terminal another size.
+pub type Resize = Box<dyn Fn(TerminalSize) + Send + Sync>;
+
 /// A running command. Dropping it ends the command.
 pub struct Exec {
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     pub stdout: Option<Pin<Box<dyn AsyncRead + Send>>>,
     /// None on a terminal.
     pub stderr: Option<Pin<Box<dyn AsyncRead + Send>>>,
-    /// New sizes of the terminal.
-    pub resize: Option<mpsc::Sender<TerminalSize>>,
+    /// Absent where there is no terminal.
+    pub resize: Option<Resize>,
     /// The exit code, or why there is none.
     pub exit: BoxFuture<'static, io::Result<i32>>,
 }

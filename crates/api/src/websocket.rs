@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::node::{ContainerRef, Exec, ExecOptions, Node, TerminalSize};
+use super::node::{ContainerRef, Exec, ExecOptions, Node, Resize, TerminalSize};
 
 /// Protocols of exec and attach, the best first.
 pub(crate) const EXEC_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -117,7 +117,7 @@ async fn copy_out(from: Option<Pin<Box<dyn AsyncRead + Send>>>, number: u8, to: 
 async fn incoming(
     mut stream: SplitStream<WebSocket>,
     mut stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
-    resize: Option<mpsc::Sender<TerminalSize>>,
+    resize: Option<Resize>,
     outgoing: Outgoing,
 ) {
     while let Some(Ok(message)) = stream.next().await {
@@ -150,13 +150,12 @@ async fn incoming(
     }
 }
 
-/// Gives a terminal its new size; of sizes that come faster than it takes them a later one follows.
-pub(crate) fn send_size(to: Option<&mpsc::Sender<TerminalSize>>, data: &[u8]) {
+/// Gives a terminal its new size.
+pub(crate) fn send_size(resize: Option<&Resize>, data: &[u8]) {
     let Ok(size) = serde_json::from_slice::<Value>(data) else { return };
     let side = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
-    if let (Some(to), Some(width), Some(height)) = (to, side("Width"), side("Height")) {
-        // A full queue means that sizes come faster than they are taken.
-        let _ = to.try_send(TerminalSize { width, height });
+    if let (Some(resize), Some(width), Some(height)) = (resize, side("Width"), side("Height")) {
+        resize(TerminalSize { width, height });
     }
 }
 

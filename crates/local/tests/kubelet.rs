@@ -650,7 +650,7 @@ async fn commands_and_connections_are_made_in_the_container() {
     assert_eq!(exec.exit.await.unwrap(), 0);
 
     let mut exec = node.kubelet.exec(container.clone(), command(&["sh", "-c", UNTIL_RESIZED], true)).await.unwrap();
-    exec.resize.take().unwrap().send(TerminalSize { width: 132, height: 50 }).await.unwrap();
+    exec.resize.take().unwrap()(TerminalSize { width: 132, height: 50 });
     let mut stdin = exec.stdin.take().unwrap();
     let mut stdout = exec.stdout.take().unwrap();
     stdin.write_all(b"go\n").await.unwrap();

@@ -1,7 +1,7 @@
 //! Logs, commands and connections of running containers, as the API asks for them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -14,7 +14,6 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::Winsize;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
 use super::Kubelet;
@@ -157,19 +156,16 @@ fn with_terminal(started: Started, controller: &OwnedFd) -> io::Result<Exec> {
     rustix::io::ioctl_fionbio(controller, true)?;
     let reader = pipe::Receiver::from_owned_fd_unchecked(controller.try_clone()?)?;
     let writer = pipe::Sender::from_owned_fd_unchecked(controller.try_clone()?)?;
-    let (resize, mut sizes) = mpsc::channel::<TerminalSize>(4);
     let terminal = controller.try_clone()?;
-    tokio::spawn(async move {
-        while let Some(TerminalSize { width, height }) = sizes.recv().await {
-            let size = Winsize { ws_col: width, ws_row: height, ws_xpixel: 0, ws_ypixel: 0 };
-            rustix::termios::tcsetwinsize(terminal.as_fd(), size).ok();
-        }
-    });
+    let resize = move |TerminalSize { width, height }| {
+        let size = Winsize { ws_col: width, ws_row: height, ws_xpixel: 0, ws_ypixel: 0 };
+        let _fails_for_no_open_terminal = rustix::termios::tcsetwinsize(&terminal, size);
+    };
     Ok(Exec {
         stdin: Some(Box::pin(writer)),
         stdout: Some(Box::pin(TerminalOutput(reader))),
         stderr: None,
-        resize: Some(resize),
+        resize: Some(Box::new(resize)),
         exit: exit(started),
     })
 }
