@@ -1,7 +1,6 @@
 //! The running mesh that a command talks to: a Kubernetes API, found as kubectl finds it.
 
-use std::ffi::OsStr;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use heddle_traffic::Source;
@@ -14,17 +13,23 @@ use kube::config::InferConfigError;
 use kube::core::Selector;
 use kube::{Api, Client, Config, ResourceExt};
 
-/// A client for the API that `KUBECONFIG` names.
+/// The files that may name the API, as kubectl looks for them.
+struct Kubeconfig {
+    /// Of `KUBECONFIG`.
+    named: Vec<PathBuf>,
+    /// `~/.kube/config`, where it exists. It counts when `KUBECONFIG` names nothing.
+    default: Option<PathBuf>,
+}
+
+/// A client for the API that a kubeconfig names.
 pub(crate) async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer().await.map_err(|error| no_api(std::env::var_os("KUBECONFIG").as_deref(), &error))?;
+    let kubeconfig = Kubeconfig::find();
+    let config = Config::infer().await.map_err(|error| kubeconfig.no_api(&error))?;
     let server = config.cluster_url.to_string();
     let client = connect(config)?;
     client.apiserver_version().await.map_err(|error| {
         let error = anyhow::Error::new(error);
-        let why = error.root_cause();
-        anyhow::anyhow!(
-            "the Kubernetes API at {server}, which KUBECONFIG names, does not answer: {why}; is the mesh up?"
-        )
+        kubeconfig.no_answer(&server, error.root_cause())
     })?;
     Ok(client)
 }
@@ -34,25 +39,6 @@ pub(crate) async fn client() -> anyhow::Result<Client> {
 pub(crate) fn connect(mut config: Config) -> anyhow::Result<Client> {
     config.default_retry = false;
     Ok(Client::try_from(config)?)
-}
-
-/// Why there is no API to talk to, in the words of somebody who has just typed `heddle status`.
-fn no_api(kubeconfig: Option<&OsStr>, error: &InferConfigError) -> anyhow::Error {
-    match kubeconfig {
-        None => anyhow::anyhow!(
-            "no Kubernetes API to talk to: KUBECONFIG is not set; run the line `export KUBECONFIG=...` that `heddle up` prints"
-        ),
-        Some(path) if !Path::new(path).exists() => anyhow::anyhow!(
-            "no Kubernetes API to talk to: KUBECONFIG names {}, which does not exist; is the mesh up?",
-            path.display()
-        ),
-        Some(path) => {
-            // The error also tells that this is no pod of a cluster, and goes on with an excerpt.
-            let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-            let why = why.lines().next().unwrap_or_default();
-            anyhow::anyhow!("no Kubernetes API to talk to: {} is no kubeconfig: {why}", path.display())
-        }
-    }
 }
 
 /// Its metrics.
@@ -109,3 +95,52 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
+
+// === impl Kubeconfig ===
+
+/// Its errors are in the words of somebody who has just typed `heddle status`.
+impl Kubeconfig {
+    fn find() -> Self {
+        let variable = std::env::var_os("KUBECONFIG").unwrap_or_default();
+        let named = std::env::split_paths(&variable).filter(|path| !path.as_os_str().is_empty()).collect();
+        let default = std::env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());
+        Self { named, default }
+    }
+
+    /// Why there is no API to talk to.
+    fn no_api(&self, error: &InferConfigError) -> anyhow::Error {
+        if let Some(missing) = self.named.iter().find(|path| !path.exists()) {
+            let missing = missing.display();
+            return anyhow::anyhow!(
+                "no Kubernetes API to talk to: KUBECONFIG names {missing}, which does not exist; is the mesh up?"
+            );
+        }
+        let Some(files) = self.files() else {
+            return anyhow::anyhow!("no Kubernetes API to talk to: {UNSET}");
+        };
+        // The error also tells that this is no pod of a cluster, and goes on with an excerpt.
+        let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        let why = why.lines().next().unwrap_or_default();
+        anyhow::anyhow!("no Kubernetes API to talk to: {files} is no kubeconfig: {why}")
+    }
+
+    /// What to say when the API that was found does not answer.
+    fn no_answer(&self, server: &str, why: &dyn std::error::Error) -> anyhow::Error {
+        let of = self.files().unwrap_or_else(|| "the environment of this pod".to_owned());
+        let (by, hint) = match self.named.is_empty() {
+            false => ("KUBECONFIG=", "is the mesh up?"),
+            true => ("", UNSET),
+        };
+        anyhow::anyhow!("the Kubernetes API at {server}, which {by}{of} names, does not answer: {why}; {hint}")
+    }
+
+    /// The files that count, as `KUBECONFIG` has them.
+    fn files(&self) -> Option<String> {
+        match self.named.is_empty() {
+            true => self.default.as_ref().map(|path| path.display().to_string()),
+            false => Some(self.named.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")),
+        }
+    }
+}
+
+const UNSET: &str = "KUBECONFIG is not set; run the line `export KUBECONFIG=...` that `heddle up` prints";

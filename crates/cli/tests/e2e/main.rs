@@ -12,6 +12,7 @@ mod collector;
 mod counting;
 mod faults;
 mod kube;
+mod kubeconfig;
 mod mesh;
 mod modes;
 mod prometheus;
