@@ -85,8 +85,8 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
     for manifest in manifests {
         findings.extend(manifest.errors.iter().map(|error| Finding::syntax(&manifest.path, error)));
         for document in &manifest.documents {
-            if let Some(problem) = unnamed(&document.value) {
-                findings.push(Finding::of_document(manifest, document, problem));
+            if let Some(pointer) = unnamed(&document.value) {
+                findings.push(Finding::unnamed(manifest, document, pointer));
                 continue;
             }
             let place: Arc<str> = manifest.place(document).into();
@@ -100,7 +100,7 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
             if let Some((first, earlier)) = index.insert(key(&document.value), (manifest, document)) {
                 let message =
                     format!("this object stands at {} too; here it replaces that one", Manifest::place(first, earlier));
-                findings.push(Finding::of_document(manifest, document, ("Duplicate", message)));
+                findings.push(Finding::duplicate(manifest, document, message));
             }
         }
     }
@@ -139,13 +139,10 @@ fn key(object: &serde_json::Value) -> Key {
     (group.to_owned(), kind, namespace.to_owned(), text(&object["metadata"]["name"]))
 }
 
-/// What an object lacks to be one.
-fn unnamed(object: &serde_json::Value) -> Option<(&'static str, String)> {
+/// What an object lacks to be one, as a JSON pointer.
+fn unnamed(object: &serde_json::Value) -> Option<&'static str> {
     let text = |pointer: &str| object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();
-    ["/apiVersion", "/kind", "/metadata/name"]
-        .into_iter()
-        .find(|pointer| text(pointer).is_empty())
-        .map(|pointer| ("Invalid", format!("the object has no `{}`", pointer[1..].replace('/', "."))))
+    ["/apiVersion", "/kind", "/metadata/name"].into_iter().find(|pointer| text(pointer).is_empty())
 }
 
 /// The findings as people read them, and their number.
@@ -196,11 +193,26 @@ impl Finding {
         Self { hint: error.hint.clone(), ..Self::new("error", "Syntax", path, &error.place, error.message.clone()) }
     }
 
-    fn of_document(manifest: &Manifest, document: &Document, (reason, message): (&'static str, String)) -> Self {
-        let severity = if reason == "Duplicate" { "warning" } else { "error" };
+    fn unnamed(manifest: &Manifest, document: &Document, pointer: &str) -> Self {
+        let field = pointer[1..].replace('/', ".");
+        let is_text = |value: &serde_json::Value| value.is_null() || value.is_string();
+        let (place, message, hint) = match document.value.pointer(pointer).filter(|value| !is_text(value)) {
+            // YAML reads `no` and `1e3` as other things than texts.
+            Some(_) => (document.place(&field), "is no string", "write it in quotes".to_owned()),
+            None => (&document.start, "is missing", format!("add `{field}`")),
+        };
+        Self {
+            resource: Some(apply::describe(&document.value).trim_end().to_owned()),
+            field,
+            hint: Some(hint),
+            ..Self::new("error", "Invalid", &manifest.path, place, message.to_owned())
+        }
+    }
+
+    fn duplicate(manifest: &Manifest, document: &Document, message: String) -> Self {
         Self {
             resource: Some(apply::describe(&document.value)),
-            ..Self::new(severity, reason, &manifest.path, &document.start, message)
+            ..Self::new("warning", "Duplicate", &manifest.path, &document.start, message)
         }
     }
 

@@ -124,8 +124,11 @@ impl Headers {
         for (name, value) in object.as_object().ok_or_else(|| InvalidHeaders::Shape.at(field))? {
             let at = |error: InvalidHeaders| error.at(path::key(field, name));
             // A null is no absent header: it would cost the match a restriction.
-            let value = value.as_str().ok_or_else(|| at(InvalidHeaders::Value(name.clone())))?;
-            self.insert(name.clone(), value.to_owned()).map_err(at)?;
+            let Some(text) = value.as_str() else {
+                let invalid = at(InvalidHeaders::Value(name.clone())).unquoted(value);
+                return Err(if value.is_null() { invalid.hint("`.*` stands for any value") } else { invalid });
+            };
+            self.insert(name.clone(), text.to_owned()).map_err(at)?;
         }
         Ok(())
     }

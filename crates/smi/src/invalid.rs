@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 /// Something wrong with one field of a resource.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub struct Invalid {
@@ -43,6 +45,17 @@ impl Invalid {
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// For a `value` that should be a text, and that YAML reads as another thing because it is not in quotes. What it is
+    /// read as is said, and not to be written: `010` is 8, and `y` is true.
+    pub(crate) fn unquoted(self, value: &Value) -> Self {
+        match value {
+            Value::Number(_) | Value::Bool(_) => {
+                self.hint(format!("write it in quotes: without them YAML reads it as {value}"))
+            }
+            _ => self,
+        }
     }
 }
 

@@ -186,7 +186,7 @@ fn wrong_type(schema: &JSONSchemaProps, value: &Value, field: &str) -> Invalid {
     let message = format!("must be {wanted}, is {}", name_of(value));
     let invalid = Invalid::new(field, InvalidReason::Type, message);
     match (schema.type_.as_deref(), value) {
-        (Some("string"), Value::Number(_) | Value::Bool(_)) => invalid.hint(format!("write it in quotes: \"{value}\"")),
+        (Some("string"), _) => invalid.unquoted(value),
         (Some("integer"), Value::String(text)) if text.parse::<i64>().is_ok() => {
             invalid.hint(format!("write it without quotes: {text}"))
         }

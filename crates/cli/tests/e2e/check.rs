@@ -75,6 +75,11 @@ fn targets_and_bindings_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn values_that_need_quotes_are_told_without_another_value() {
+    expect("quotes");
+}
+
+#[test]
 fn references_to_nothing_are_named() {
     expect("references");
 }
