@@ -2,11 +2,14 @@
 
 use heddle_compile::{Problem, Severity};
 use heddle_smi::Invalid;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The API server takes no more than this of each warning, in bytes, and not many of them.
 const WARNING_MAX: usize = 250;
 const WARNINGS: usize = 16;
+
+/// What conversion keeps in annotations of this prefix is a part of what is asked for.
+const CONVERSION: &str = "conversion.heddle.dev/";
 
 /// Answers an AdmissionReview. `trial` says what problems the object would have in the mesh; they warn and never
 /// refuse, because the order in which resources are created must not matter (A9).
@@ -15,13 +18,13 @@ pub(crate) fn review(review: &Value, trial: impl FnOnce(&Value) -> Vec<Problem>)
     let object = &request["object"];
     let mut response = json!({ "uid": request["uid"], "allowed": true });
     if object.is_object() {
-        match heddle_smi::parse(object) {
+        match doubts(request) {
             Err(invalid) => {
                 response["allowed"] = json!(false);
                 response["status"] = refusal(object, &invalid);
             }
-            Ok(parsed) => {
-                let warnings = warnings(&parsed.warnings, trial(object));
+            Ok(doubts) => {
+                let warnings = warnings(&doubts, trial(object));
                 if !warnings.is_empty() {
                     response["warnings"] = json!(warnings);
                 }
@@ -29,6 +32,34 @@ pub(crate) fn review(review: &Value, trial: impl FnOnce(&Value) -> Vec<Problem>)
         }
     }
     json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response })
+}
+
+/// What is wrong with the object of a request: doubts, or the mistakes for which it is refused.
+fn doubts(request: &Value) -> Result<Vec<Invalid>, Vec<Invalid>> {
+    match heddle_smi::parse(&request["object"]) {
+        Ok(parsed) => Ok(parsed.warnings),
+        Err(invalid) if asks_nothing_new(request) => Ok(invalid),
+        Err(invalid) => Err(invalid),
+    }
+}
+
+/// Whether a write asks no more of the mesh than the stored object does. What is stored and not valid must still take
+/// labels and a status, and must go away: to remove the last finalizer is an update, too.
+fn asks_nothing_new(request: &Value) -> bool {
+    let (object, old) = (&request["object"], &request["oldObject"]);
+    let goes = !object["metadata"]["deletionTimestamp"].is_null();
+    old.is_object() && (goes || asked(object) == asked(old))
+}
+
+/// What an object asks for: neither its status nor its metadata, but for what conversion keeps there.
+fn asked(object: &Value) -> Value {
+    let mut asked = object.as_object().cloned().unwrap_or_default();
+    let annotations = object["metadata"]["annotations"].as_object();
+    let kept = annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(CONVERSION));
+    let kept: Map<_, _> = kept.map(|(name, text)| (name.clone(), text.clone())).collect();
+    asked.remove("status");
+    asked.insert("metadata".to_owned(), kept.into());
+    asked.into()
 }
 
 /// The Status of a refusal: every field that is wrong, as the API server itself would say it.

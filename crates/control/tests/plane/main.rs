@@ -135,6 +135,39 @@ async fn a_bad_resource_is_refused_with_its_field_and_a_doubtful_one_warned_of()
     assert!(warning.starts_with("the route is kept"), "{warning}");
 }
 
+/// It may have been stored before a rule was there, or while the control plane was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_and_not_valid_can_be_labelled_and_deleted_and_nothing_else() {
+    let mut world = shop().await;
+    world.start().await;
+    let mut stored = target("buyers", "reads");
+    stored["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+    stored["spec"]["rules"] = json!([]);
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut object = stored.clone();
+        change(&mut object);
+        json!({ "request": { "uid": "7", "operation": "UPDATE", "object": object, "oldObject": stored } })
+    };
+    let labelled = changed(&|object| object["metadata"]["labels"] = json!({ "team": "shop" }));
+    let told = changed(&|object| object["status"] = json!({ "conditions": [] }));
+    let deleted = changed(&|object| {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        object["metadata"]["finalizers"] = json!([]);
+    });
+    for review in [labelled, told, deleted] {
+        let answer = &world.post("/validate", &review).await["response"];
+        assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!(["spec.rules: must not be empty"])));
+    }
+
+    let widened = changed(&|object| object["spec"]["sources"][0]["name"] = json!("anybody"));
+    let port = "conversion.heddle.dev/destination-port";
+    let limited = changed(&|object| object["metadata"]["annotations"] = json!({ port: "80" }));
+    for review in [widened, limited] {
+        let answer = &world.post("/validate", &review).await["response"];
+        assert_eq!((&answer["allowed"], &answer["status"]["reason"]), (&json!(false), &json!("Invalid")));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c3_older_versions_are_converted_or_refused_by_name() {
     let mut world = shop().await;
