@@ -19,6 +19,10 @@ use super::outcome;
 use super::serve::Lease;
 use crate::stall::Stall;
 
+/// Interim answers (1xx) to one request that are passed on. They are not flow-controlled: those of a client that does not
+/// read are kept in memory, so that more are left out.
+const INTERIMS: usize = 16;
+
 /// The client's side of a request. It outlasts attempts that sent nothing.
 pub(super) struct Client {
     pub(super) started: Instant,
@@ -59,6 +63,8 @@ pub(super) struct Exchange<'a> {
     lease: &'a Lease,
     upstream: SendStream<Bytes>,
     uploading: bool,
+    /// Interim answers so far.
+    interims: usize,
     answer: Answer,
 }
 
@@ -89,7 +95,7 @@ impl<'a> Exchange<'a> {
         upstream: SendStream<Bytes>,
     ) -> Self {
         let uploading = !client.upload.is_empty(&client.body);
-        Self { client, lease, upstream, uploading, answer: Answer::Awaited(response) }
+        Self { client, lease, upstream, uploading, interims: 0, answer: Answer::Awaited(response) }
     }
 
     /// Runs to the end. What a server of gRPC leaves open for long is for its client's deadline to end: a stream may
@@ -176,7 +182,10 @@ impl<'a> Exchange<'a> {
         }
         let Answer::Awaited(response) = &mut self.answer else { return Poll::Ready(Ok(())) };
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            let _client_is_gone = respond.send_informational(interim);
+            self.interims += 1;
+            if self.interims <= INTERIMS {
+                let _client_is_gone = respond.send_informational(interim);
+            }
         }
         Poll::Ready(match ready!(Pin::new(response).poll(cx)) {
             Ok(response) => self.begin(response),

@@ -1,11 +1,13 @@
-//! What a client of HTTP/2 may send to exhaust a proxy, frame by frame: refused, bounded and counted on each side.
+//! What a peer of HTTP/2 may send to exhaust a proxy, frame by frame: refused, bounded and counted on each side.
 
 use std::io::{Read, Write};
 
 use heddle_policy::telemetry::Side;
 use heddle_proxy::{Entrance, limits};
+use http::Response;
 use serde_json::json;
 
+use super::peer::{Call, Pair, get};
 use crate::bypass::Bypass;
 use crate::mesh::{App, Client, Mesh, Pod, allow, eventually, service};
 
@@ -193,4 +195,21 @@ fn pings_and_settings_by_the_thousand_are_answered_one_by_one_and_hold_up_nobody
     }
     let mut honest = Client::connect(sides.server.entrance(&Entrance::Plaintext(sides.app.address.port())));
     assert_eq!(honest.ask("GET / HTTP/1.1\r\nHost: web\r\n\r\n").body, "reached");
+}
+
+#[tokio::test]
+async fn interim_answers_by_the_thousand_are_not_kept_for_a_client() {
+    let pair = Pair::new(|mut call: Call| async move {
+        let early = || Response::builder().status(103).body(()).unwrap();
+        (0..1_000).for_each(|_| call.respond.send_informational(early()).unwrap());
+        call.respond.send_response(Response::new(()), true).unwrap();
+    })
+    .await;
+    let mut client = pair.connect().await;
+    let (mut response, _) = client.send_request(get("/"), true).unwrap();
+    let mut interims = 0;
+    while std::future::poll_fn(|cx| response.poll_informational(cx)).await.is_some() {
+        interims += 1;
+    }
+    assert_eq!((interims, response.await.unwrap().status().as_u16()), (16, 200), "the answer itself passes");
 }
