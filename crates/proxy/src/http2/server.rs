@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -56,8 +56,6 @@ struct Session {
     /// Requests under way, and those begun so far.
     open: Cell<usize>,
     begun: Cell<u64>,
-    /// Whether it takes no more requests, as far as is known.
-    closed: Cell<bool>,
     /// Uploads that wait for the server to take more, and since when none has moved.
     waiting: Cell<usize>,
     still_since: Cell<Instant>,
@@ -120,7 +118,7 @@ impl Server {
     fn free_slot(self: &Rc<Self>) -> Option<Slot> {
         let now = Instant::now();
         let mut sessions = self.sessions.borrow_mut();
-        sessions.retain(|session| !session.closed.get());
+        sessions.retain(|session| !session.is_ending());
         let has_room = |session: &&Rc<Session>| session.has_room() && !session.is_stale(now);
         // A connection whose uploads stand still would hold up the new one too, so it is left until there is no other.
         let may_connect = sessions.len() < limits::SESSIONS;
@@ -196,7 +194,6 @@ impl Server {
             if let Some(Err(error)) = panics.catch(drive(connection, &driven, &server)).await {
                 debug!(%error, "a connection to a server of HTTP/2 broke");
             }
-            driven.upgrade().iter().for_each(|session| session.closed.set(true));
             server.upgrade().iter().for_each(|server| server.forget(&driven));
         });
         let now = Instant::now();
@@ -259,9 +256,15 @@ where
 
 impl Session {
     fn new(send: SendRequest<Bytes>, witness: Rc<Witness>, lifetime: Option<Lifetime>) -> Self {
-        let (open, begun, closed) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let (open, begun) = (Cell::new(0), Cell::new(0));
         let (waiting, still_since) = (Cell::new(0), Cell::new(Instant::now()));
-        Self { send, witness, lifetime, open, begun, closed, waiting, still_since }
+        Self { send, witness, lifetime, open, begun, waiting, still_since }
+    }
+
+    /// Whether it takes no more requests: it broke, or the server announced its end. Those under way may go on for long.
+    fn is_ending(&self) -> bool {
+        let ready = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Err(_)))
     }
 
     fn is_stuck(&self, now: Instant) -> bool {
@@ -295,8 +298,7 @@ impl Slot {
         is_all: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         self.sent_at.set(self.session.witness.written());
-        // A connection whose end was announced says so here.
-        self.session.send.clone().send_request(request, is_all).inspect_err(|_| self.session.closed.set(true))
+        self.session.send.clone().send_request(request, is_all)
     }
 }
 
@@ -347,9 +349,9 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::task::Context;
 
     use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+    use tokio::net::TcpListener;
     use tokio::task::{LocalSet, yield_now};
 
     use super::*;
@@ -452,5 +454,33 @@ mod tests {
             }
         };
         local.run_until(test).await;
+    }
+
+    /// Goodbye: the first stream of the connection is the last.
+    const GOODBYE: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+
+    #[tokio::test]
+    async fn a_connection_whose_end_is_announced_gets_no_request_however_long_its_own_take() {
+        let test = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let way = Way::Plain(listener.local_addr().unwrap(), Dialer::default());
+            let server = Server::new(way, &Panics::default());
+            let (near, mut far) = greeted().await;
+            server.start(near, None).await.unwrap();
+            let under_way = server.free_slot().unwrap();
+            let _response = under_way.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
+            far.write_all(&GOODBYE).await.unwrap();
+            while under_way.session.send.clone().ready().await.is_ok() {
+                yield_now().await;
+            }
+            let accept = async {
+                let (mut accepted, _) = listener.accept().await.unwrap();
+                accepted.write_all(&at_once(1)).await.unwrap();
+                accepted
+            };
+            let (other, _accepted) = tokio::join!(server.acquire(), accept);
+            assert!(other.unwrap().send(Request::get("http://web/").body(()).unwrap(), true).is_ok());
+        };
+        LocalSet::new().run_until(test).await;
     }
 }
