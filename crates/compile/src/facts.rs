@@ -28,8 +28,12 @@ pub(crate) struct Namespace {
     pub(crate) mode: Option<Result<Mode, Arc<str>>>,
     /// Whether the label `heddle.dev/inject` keeps its pods out of the mesh.
     pub(crate) opted_out: bool,
+    pub(crate) unknown_inject: UnknownInject,
     pub(crate) access_log: AccessLogSetting,
 }
+
+/// The text of the label `heddle.dev/inject`, when it means nothing.
+pub(crate) type UnknownInject = Option<Arc<str>>;
 
 /// The annotation `heddle.dev/access-log`: absent, what it asks for, or its text when that means nothing.
 pub(crate) type AccessLogSetting = Option<Result<AccessLog, Arc<str>>>;
@@ -93,6 +97,7 @@ pub(crate) struct Workload {
     pub(crate) node_addresses: Vec<IpAddr>,
     /// On its node's network, or kept out of the mesh by its label.
     pub(crate) opted_out: bool,
+    pub(crate) unknown_inject: UnknownInject,
     /// Its containers have ended and will not start again.
     pub(crate) finished: bool,
     pub(crate) ports: Vec<ContainerPort>,
@@ -144,6 +149,18 @@ impl<T> Fact<T> {
             ("TrafficTarget", "v1alpha1") | ("HTTPRouteGroup", "v1alpha1" | "v1alpha2") => self.origin.field(bare()),
             _ => self.origin.field(field),
         }
+    }
+}
+
+impl Fact<Workload> {
+    /// The place of a field of the pods that it is or makes, such as `metadata.labels`.
+    pub(crate) fn at_pod(&self, field: &str) -> Origin {
+        let template = match &*self.origin.kind {
+            "Pod" => "",
+            "CronJob" => "spec.jobTemplate.spec.template.",
+            _ => "spec.template.",
+        };
+        self.at(&format!("{template}{field}"))
     }
 }
 

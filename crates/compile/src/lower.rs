@@ -8,12 +8,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::facts::{
-    AccessLogSetting, Labels, Namespace, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort, Transport,
+    AccessLogSetting, Labels, Namespace, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, TargetPort,
+    Transport, UnknownInject,
 };
 use crate::protocol::{of_app_protocol, of_name};
 use crate::resource_set::Identity;
 
-/// Keeps a namespace or a pod out of the mesh when its value is `disabled`.
+/// Keeps a namespace or a pod out of the mesh when its value is `disabled`. `enabled` is as none.
 pub(crate) const INJECT_LABEL: &str = "heddle.dev/inject";
 
 // What is read of the objects. An absent field and `null` are the same, as in Kubernetes.
@@ -131,7 +132,12 @@ pub(crate) fn namespace(object: &Value) -> serde_json::Result<Namespace> {
         "permissive" => Ok(Mode::Permissive),
         _ => Err(text.clone()),
     });
-    Ok(Namespace { mode, opted_out: is_opted_out(&labels), access_log: annotations.access_log() })
+    Ok(Namespace {
+        mode,
+        opted_out: is_opted_out(&labels),
+        unknown_inject: unknown_inject(&labels),
+        access_log: annotations.access_log(),
+    })
 }
 
 impl Annotations {
@@ -142,6 +148,10 @@ impl Annotations {
 
 pub(crate) fn is_opted_out(labels: &Labels) -> bool {
     labels.get(INJECT_LABEL).is_some_and(|value| &**value == "disabled")
+}
+
+pub(crate) fn unknown_inject(labels: &Labels) -> UnknownInject {
+    labels.get(INJECT_LABEL).filter(|value| !matches!(&***value, "disabled" | "enabled")).cloned()
 }
 
 pub(crate) fn service(identity: &Identity<'_>, object: &Value) -> serde_json::Result<Service> {

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_policy::{PodName, Probe, normalize_path};
+use heddle_policy::{GRPC_HEALTH_CHECK, PodName, Probe, normalize_path};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::facts::{ContainerPort, Labels, Workload};
-use crate::lower::{Annotations, PortReference, is_opted_out, nullable, transport};
+use crate::lower::{Annotations, PortReference, is_opted_out, nullable, transport, unknown_inject};
 use crate::resource_set::Identity;
 
 #[derive(Deserialize, Default)]
@@ -132,9 +132,6 @@ struct Address {
     ip: String,
 }
 
-/// The request of a gRPC health check.
-const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-
 pub(crate) fn pod(identity: &Identity<'_>, object: &Value) -> serde_json::Result<Workload> {
     let Pod { metadata, spec, status } = Pod::deserialize(object)?;
     let owner = owner(&metadata);
@@ -168,6 +165,7 @@ fn workload(identity: &Identity<'_>, metadata: PodMetadata, spec: PodSpec) -> Wo
         name: PodName::new(identity.namespace.clone(), identity.name.clone()),
         is_template: false,
         opted_out: spec.host_network == Some(true) || is_opted_out(&metadata.labels),
+        unknown_inject: unknown_inject(&metadata.labels),
         access_log: metadata.annotations.access_log(),
         labels: metadata.labels,
         service_account: account.unwrap_or_else(|| "default".into()),

@@ -117,12 +117,7 @@ impl Settings {
         workload: &Workload,
         problems: &mut Vec<Problem>,
     ) -> AccessLog {
-        let template = match &*fact.origin.kind {
-            _ if !workload.is_template => "",
-            "CronJob" => "spec.jobTemplate.spec.template.",
-            _ => "spec.template.",
-        };
-        let origin = || fact.at(&format!("{template}metadata.annotations[{}]", smi::ACCESS_LOG_ANNOTATION));
+        let origin = || fact.at_pod(&format!("metadata.annotations[{}]", smi::ACCESS_LOG_ANNOTATION));
         let own = access_log(workload.access_log.as_ref(), origin, problems);
         let of_namespace = || self.access_logs.get(&workload.name.namespace).copied();
         own.or_else(of_namespace).unwrap_or_default()

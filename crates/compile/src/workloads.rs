@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_policy::{AccessLog, PodName, SpiffeId};
+use heddle_policy::{AccessLog, Origin, PodName, SpiffeId};
 
-use crate::facts::{Fact, Labels, Service, ServicePort, Transport, Workload};
+use crate::facts::{Fact, Labels, Service, ServicePort, Transport, UnknownInject, Workload};
+use crate::lower::INJECT_LABEL;
 use crate::settings::Settings;
 use crate::{Problem, ProblemReason, ResourceSet};
 
@@ -61,7 +62,12 @@ pub(crate) fn workloads<'a>(set: &'a ResourceSet, settings: &Settings, problems:
         }
         let identity = identity.clone().filter(|_| is_in_mesh(set, workload));
         let access_log = settings.access_log(fact, workload, problems);
+        problems.extend(unknown_inject(&workload.unknown_inject, |label| fact.at_pod(label)));
         workloads.insert(Member { workload, identity, access_log, targets: Vec::new() });
+    }
+    for fact in set.namespaces.values() {
+        let text = fact.value.as_ref().and_then(|namespace| namespace.unknown_inject.clone());
+        problems.extend(unknown_inject(&text, |label| fact.at(label)));
     }
     for service in set.services.values() {
         workloads.map_ports(service, problems);
@@ -74,6 +80,14 @@ fn is_in_mesh(set: &ResourceSet, workload: &Workload) -> bool {
     let fact = set.namespaces.get(&(Arc::default(), namespace.clone()));
     let is_out = fact.and_then(|fact| fact.value.as_ref()).is_some_and(|namespace| namespace.opted_out);
     !workload.opted_out && !is_out && !OUTSIDE.contains(&&**namespace)
+}
+
+/// Of a label that was meant to keep pods out of the mesh, and does not. `at` gives the place of the label.
+fn unknown_inject(text: &UnknownInject, at: impl Fn(&str) -> Origin) -> Option<Problem> {
+    let text = text.as_ref()?;
+    let message = format!("`{text}` means nothing here; it is as if there were no label");
+    let problem = Problem::warning(at(&format!("metadata.labels[{INJECT_LABEL}]")), ProblemReason::Doubtful, message);
+    Some(problem.hint("`disabled` keeps pods out of the mesh, `enabled` is the default"))
 }
 
 // === impl Workloads ===

@@ -293,6 +293,7 @@ fixtures! {
     access_log_and_tracing_are_chosen_by_resources
     mode_is_the_namespaces_or_the_meshs
     pods_outside_the_mesh_have_no_proxy
+    an_unknown_value_of_the_inject_label_is_reported
     templates_stand_for_the_pods_they_make
     objects_that_cannot_be_read_cost_only_themselves
     fields_are_named_as_they_are_written
