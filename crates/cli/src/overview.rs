@@ -10,7 +10,7 @@ use heddle_control::view;
 use heddle_policy::Mode;
 use heddle_traffic::text::{millis, percent, rate};
 use heddle_traffic::{Figures, Graph, Kind, Link, Source, SourceError, SplitRow};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
@@ -57,13 +57,11 @@ impl Overview {
     /// Fails when the API does not tell of workloads. What else cannot be read is noted in [`Self::unread`]: without the
     /// control plane the rest is still worth seeing.
     pub(crate) async fn read(client: &Client) -> anyhow::Result<Self> {
-        let pods: Api<Pod> = Api::all(client.clone());
         let services: Api<Service> = Api::all(client.clone());
         let everything = ListParams::default();
-        let (pods, services) = tokio::try_join!(pods.list(&everything), services.list(&everything))
-            .context("cannot list the workloads")?;
-        let workloads: Vec<Workload> =
-            workloads(&pods.items).into_iter().filter(|workload| !is_system(&workload.namespace)).collect();
+        let services = async { services.list(&everything).await.context("cannot list the Services") };
+        let (mut workloads, services) = tokio::try_join!(workloads(client), services)?;
+        workloads.retain(|workload| !is_system(&workload.namespace));
         let (source, status) = (mesh::source(client.clone()), format!("status/{}", view::STATUS_NAME));
         let (splits, edges, mesh, proxies) = tokio::join!(
             heddle_traffic::splits(&source, None, WINDOW),

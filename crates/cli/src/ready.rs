@@ -1,9 +1,7 @@
 //! Whether workloads are ready, and if not, why.
 
-use anyhow::Context;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DynamicObject, ListParams};
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::DynamicObject;
 use serde_json::Value;
 
 use crate::{apply, overview};
@@ -28,9 +26,7 @@ pub(crate) async fn pending(client: &Client, objects: &[Value]) -> anyhow::Resul
     if pending.is_empty() {
         return Ok(Vec::new());
     }
-    let pods =
-        Api::<Pod>::all(client.clone()).list(&ListParams::default()).await.context("cannot list the workloads")?;
-    let workloads = overview::workloads(&pods.items);
+    let workloads = overview::workloads(client).await?;
     let why = |object: &Value| {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
         let name = format!("{}/{}", object["kind"].as_str()?, object["metadata"]["name"].as_str()?);
