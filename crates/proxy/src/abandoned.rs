@@ -38,6 +38,6 @@ impl Abandoned {
 
     /// Whether they are so many that the connection is to be closed.
     pub(crate) fn is_flood(&self) -> bool {
-        self.count > limits::ABANDONED_STREAMS
+        self.count > limits::ABANDONED_STREAMS && self.since.elapsed() < WINDOW
     }
 }
