@@ -102,6 +102,9 @@ pub struct Probe {
     pub tls: bool,
 }
 
+/// The path of gRPC's health check, which is what the kubelet calls in a gRPC probe.
+pub const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// Who is at the other end, as far as its certificate proves it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -157,6 +160,15 @@ pub struct Opinion<'a> {
 /// What allows something, or why it is not allowed.
 pub type Judgement<'a> = Result<&'a Origin, Reason>;
 
+// === impl Probe ===
+
+impl Probe {
+    /// How the kubelet asks.
+    fn method(&self) -> &'static str {
+        if self.path.as_deref() == Some(GRPC_HEALTH_CHECK) { "POST" } else { "GET" }
+    }
+}
+
 // === impl Inbound ===
 
 impl Inbound {
@@ -180,11 +192,15 @@ impl Inbound {
         self.decide(peer, |authorization| authorization.check_connection(self.kind_of(port)))
     }
 
-    /// Whether a plaintext request from `from` is a declared probe of the kubelet (A34). `path` is normalised, and
-    /// absent for a connection.
-    pub fn is_probe(&self, from: IpAddr, port: u16, path: Option<&str>) -> bool {
-        self.node_addresses.contains(&from)
-            && self.probes.iter().any(|probe| probe.port == port && probe.path.as_deref() == path)
+    /// Whether a plaintext request from `from` is a declared probe of the kubelet (A34): its method and its path, which is
+    /// normalised. Absent for a connection.
+    pub fn is_probe(&self, from: IpAddr, port: u16, request: Option<(&str, &str)>) -> bool {
+        let is_asked = |probe: &Probe| match (request, probe.path.as_deref()) {
+            (None, None) => true,
+            (Some((method, path)), Some(probed)) => path == probed && method == probe.method(),
+            _ => false,
+        };
+        self.node_addresses.contains(&from) && self.probes.iter().any(|probe| probe.port == port && is_asked(probe))
     }
 
     /// Whether a plaintext connection from `from` may be a probe over TLS, whose bytes must pass unseen.

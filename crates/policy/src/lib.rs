@@ -18,8 +18,8 @@ mod route;
 pub mod telemetry;
 
 pub use access::{
-    Authorization, Decision, Denied, Inbound, InboundPort, Judgement, Mode, Opinion, Peer, Ports, Probe, Source,
-    Verdict,
+    Authorization, Decision, Denied, GRPC_HEALTH_CHECK, Inbound, InboundPort, Judgement, Mode, Opinion, Peer, Ports,
+    Probe, Source, Verdict,
 };
 pub use config::{AccessLog, OtlpProtocol, Piece, ProxyConfig, Settings, Tracing};
 pub use name::{InvalidSpiffeId, Origin, PodName, ServiceName, SpiffeId};

@@ -51,7 +51,8 @@ pub(crate) fn check<H: Headers + ?Sized>(
     }
     let inbound = &view.snapshot.config.inbound;
     let decision = inbound.decide_request(&to.client.peer, to.port, judged);
-    let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
+    let request = Some((judged.method, judged.path));
+    let is_probe = || to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, request));
     admit(to, &decision, record, is_probe, what)
 }
 
@@ -155,7 +156,8 @@ pub(crate) fn objection<H: Headers + ?Sized>(
     judged: &heddle_policy::Request<'_, H>,
 ) -> Option<Reason> {
     let decision = inbound.decide_request(&to.client.peer, to.port, judged);
-    let is_probe = to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, Some(judged.path)));
+    let request = Some((judged.method, judged.path));
+    let is_probe = to.client.plaintext_from.is_some_and(|from| inbound.is_probe(from, to.port, request));
     match decision.verdict {
         Verdict::Denied(denied) if !decision.admitted && !is_probe => Some(denied.reason),
         _ => None,

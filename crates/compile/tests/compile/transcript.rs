@@ -66,7 +66,8 @@ fn answer(mesh: &Mesh, question: &str) -> String {
         }
         ["probe", from, "->", server, path @ ..] => {
             let (config, port) = config_and_port(mesh, server);
-            let is_probe = config.inbound.is_probe(from.parse().unwrap(), port, path.first().copied());
+            let get = path.first().map(|path| ("GET", *path));
+            let is_probe = config.inbound.is_probe(from.parse().unwrap(), port, get);
             if is_probe { "answered".to_owned() } else { "not a probe".to_owned() }
         }
         ["route", service, "tcp"] => {

@@ -1,6 +1,6 @@
 //! Groups A and I: who may do what.
 
-use heddle_policy::{Decision, Inbound, Mode, Peer, PodName, Reason, Verdict};
+use heddle_policy::{Decision, GRPC_HEALTH_CHECK, Inbound, Mode, Peer, PodName, Reason, Verdict};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -237,18 +237,23 @@ fn a33_options_is_a_method_like_others() {
 fn a34_only_a_declared_probe_from_the_node_needs_no_identity() {
     let inbound: Inbound = serde_json::from_value(json!({
         "mode": "enforce",
-        "probes": [{"port": 8080, "path": "/healthz"}, {"port": 9000}, {"port": 8443, "tls": true}],
+        "probes": [{"port": 8080, "path": "/healthz"}, {"port": 9000}, {"port": 8443, "tls": true},
+            {"port": 9090, "path": GRPC_HEALTH_CHECK}],
         "nodeAddresses": ["10.244.0.1"],
     }))
     .unwrap();
     let (node, other) = ("10.244.0.1".parse().unwrap(), "10.244.0.9".parse().unwrap());
-    assert!(inbound.is_probe(node, 8080, Some("/healthz")));
+    let get = |path: &'static str| Some(("GET", path));
+    assert!(inbound.is_probe(node, 8080, get("/healthz")));
     assert!(inbound.is_probe(node, 9000, None));
-    assert!(!inbound.is_probe(other, 8080, Some("/healthz")), "another address");
-    assert!(!inbound.is_probe(node, 8080, Some("/healthz/secret")), "a longer path");
-    assert!(!inbound.is_probe(node, 8081, Some("/healthz")), "another port");
+    assert!(!inbound.is_probe(other, 8080, get("/healthz")), "another address");
+    assert!(!inbound.is_probe(node, 8080, get("/healthz/secret")), "a longer path");
+    assert!(!inbound.is_probe(node, 8080, Some(("POST", "/healthz"))), "another method");
+    assert!(inbound.is_probe(node, 9090, Some(("POST", GRPC_HEALTH_CHECK))));
+    assert!(!inbound.is_probe(node, 9090, get(GRPC_HEALTH_CHECK)), "another method than that of gRPC");
+    assert!(!inbound.is_probe(node, 8081, get("/healthz")), "another port");
     assert!(!inbound.is_probe(node, 8080, None), "a connection to an HTTP probe's port");
-    assert!(!inbound.is_probe(node, 9000, Some("/")), "a request to a TCP probe's port");
+    assert!(!inbound.is_probe(node, 9000, get("/")), "a request to a TCP probe's port");
     assert!(inbound.is_tls_probe(node, 8443) && !inbound.is_tls_probe(other, 8443));
     assert!(!inbound.is_tls_probe(node, 9000), "a probe that only connects");
 }

@@ -106,12 +106,14 @@ fn a34_a_declared_probe_is_answered_and_opens_nothing_else() {
             "probes": [{ "port": port, "path": "/healthz" }], "nodeAddresses": [node],
         })
     };
-    let ask = |path: &str| {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: kubelet\r\nConnection: close\r\n\r\n");
+    let ask_by = |method: &str, path: &str| {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: kubelet\r\nConnection: close\r\n\r\n");
         Client::connect(server.entrance(&Entrance::Plaintext(port))).ask(request).status
     };
+    let ask = |path: &str| ask_by("GET", path);
     server.configure(inbound("127.0.0.1"), json!([]));
     assert_eq!([ask("/healthz"), ask("/healthz?a"), ask("/"), ask("/healthz/../admin")], [200, 200, 403, 403]);
+    assert_eq!([ask_by("POST", "/healthz"), ask_by("DELETE", "/healthz")], [403, 403]);
     server.configure(inbound("10.0.0.9"), json!([]));
     assert_eq!(ask("/healthz"), 403);
 }
