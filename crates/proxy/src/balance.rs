@@ -157,6 +157,17 @@ impl Load {
         self.connected();
     }
 
+    /// The client gave the request up before it was answered, which takes longer than it waited: an endpoint that hangs
+    /// must not seem the faster the longer ago its last answer is. What a client that waited for long shows is no more
+    /// than that.
+    pub(crate) fn gave_up(&self, waited: Duration) {
+        let waited = waited.min(DECAY);
+        let known = self.0.decayed(Instant::now()).unwrap_or_default();
+        if waited.as_secs_f64() * 1e6 > known {
+            self.0.measure(waited);
+        }
+    }
+
     /// The endpoint took the connection.
     pub(crate) fn connected(&self) {
         self.0.failures.set(0);

@@ -79,11 +79,12 @@ impl Lease {
 
     pub(crate) fn account(&self, ended: &Ended) {
         ended.count(&self.counters);
-        if let (Some(load), Some(_)) = (&self.load, ended.outcome) {
-            match ended.reason {
-                Some(Reason::ConnectFailed | Reason::UpstreamReset | Reason::UpstreamTimeout) => load.failed(),
-                _ => load.answered(ended.latency),
-            }
+        let Some(load) = &self.load else { return };
+        match (ended.outcome, ended.reason) {
+            (None, _) if ended.downloaded == 0 => load.gave_up(ended.latency),
+            (None, _) => {}
+            (_, Some(Reason::ConnectFailed | Reason::UpstreamReset | Reason::UpstreamTimeout)) => load.failed(),
+            _ => load.answered(ended.latency),
         }
     }
 

@@ -65,6 +65,20 @@ async fn an_endpoint_that_is_much_slower_is_left_to_the_worse_half_of_no_pair() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_that_hangs_draws_no_requests_from_one_that_answers() {
+    let cluster = cluster(2);
+    load(&cluster, 0).answered(Duration::from_millis(5));
+    load(&cluster, 1).answered(Duration::from_millis(5));
+    for _ in 0..60 {
+        let hanging = load(&cluster, 0);
+        advance(Duration::from_secs(1)).await;
+        hanging.gave_up(Duration::from_secs(1));
+        load(&cluster, 1).answered(Duration::from_millis(5));
+    }
+    assert_eq!(shares(&cluster), [0, 3_000]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_endpoints_as_fast_the_one_with_fewer_requests_under_way_is_better() {
     let cluster = cluster(2);
     let under_way: Vec<Load> = (0..5).map(|_| load(&cluster, 0)).collect();
