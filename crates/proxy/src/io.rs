@@ -15,6 +15,9 @@ use crate::{limits, mux};
 
 /// A two-way stream of bytes, and a way to wait for bytes without a buffer to hand.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Whether it is opened to say something at once: whoever does not is too slow, and not idle.
+    const IS_OPENED_TO_SPEAK: bool = false;
+
     /// Ready when a read would not wait: there are bytes, an end, or an error.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -81,6 +84,8 @@ impl Transport for TcpStream {
 }
 
 impl Transport for mux::Stream {
+    const IS_OPENED_TO_SPEAK: bool = true;
+
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         mux::Stream::poll_readable(self, cx)
     }

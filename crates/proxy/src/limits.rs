@@ -30,8 +30,10 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a worker looks for connections that have been idle too long. Nothing runs while it has none.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepted connections per worker; more are closed at once.
+/// Accepted connections per worker, of each direction; more are closed at once.
 pub const CONNECTIONS: usize = 32 * 1024;
+/// Connections and requests under way per worker, beyond which streams of other proxies are refused.
+pub const TASKS: usize = 3 * CONNECTIONS;
 
 /// The largest payload of one frame between proxies: a full frame fills one TLS record.
 pub const FRAME_BYTES: usize = 16 * 1024 - crate::mux::HEADER_BYTES;

@@ -57,3 +57,10 @@ pub enum Entrance {
     /// What the application sends to a listener that stands for one port of a Service.
     Service(ServiceName, u16),
 }
+
+impl Entrance {
+    /// Whether what comes in is the workload's own.
+    pub(crate) fn is_of_workload(&self) -> bool {
+        matches!(self, Self::CapturedOutbound | Self::HttpProxy | Self::Service(..))
+    }
+}

@@ -1,6 +1,6 @@
 //! One thread of the data plane, and what its connections share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     /// Connections of HTTP/2: to other proxies, and servers without a proxy.
     pub(crate) http2: Servers,
     pub(crate) tasks: Rc<Tasks>,
+    /// Accepted connections that are open, for the workload and of it: neither takes the other's places.
+    accepted: [Rc<Cell<usize>>; 2],
     pub(crate) dialer: Dialer,
     pub(crate) acceptor: TlsAcceptor,
     view: RefCell<Rc<View>>,
@@ -100,6 +102,7 @@ impl Worker {
             pool: Pool::new(shared.meter.panics.clone()),
             http2: Servers::default(),
             tasks: Tasks::new(shared.meter.panics.clone()),
+            accepted: Default::default(),
             dialer: Dialer { mark: shared.options.mark },
             acceptor: TlsAcceptor::from(Arc::new(tls)),
             view: RefCell::new(Rc::new(View::new(shared.config.load_full()))),
@@ -227,13 +230,14 @@ impl Worker {
     }
 
     fn start(self: Rc<Self>, stream: TcpStream, from: SocketAddr, entrance: &Entrance) {
-        if self.tasks.count() >= limits::CONNECTIONS || dial::prepare(&stream).is_err() {
+        let accepted = &self.accepted[usize::from(entrance.is_of_workload())];
+        if accepted.get() >= limits::CONNECTIONS || dial::prepare(&stream).is_err() {
             self.shared.meter.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let entrance = entrance.clone();
         let worker = self.clone();
-        let open = Counted::new(self.shared.clone());
+        let open = Counted::new(&self.shared, accepted);
         self.tasks.spawn(|activity| async move {
             worker.serve(stream, from, entrance, &activity).await;
             drop(open);
@@ -254,19 +258,21 @@ impl Worker {
     }
 }
 
-/// Counts an accepted connection while it is open.
-struct Counted(Arc<Shared>);
+/// Counts an accepted connection while it is open: of the proxy, and of the worker in one direction.
+struct Counted(Arc<Shared>, Rc<Cell<usize>>);
 
 impl Counted {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: &Arc<Shared>, accepted: &Rc<Cell<usize>>) -> Self {
         shared.meter.connections.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
+        accepted.set(accepted.get() + 1);
+        Self(shared.clone(), accepted.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.meter.connections.fetch_sub(1, Ordering::Relaxed);
+        self.1.set(self.1.get() - 1);
     }
 }
 
@@ -307,6 +313,25 @@ mod tests {
         }
         let plain = worker.counters(Edge { backend: None, ..edge(limits::EDGES) }, None);
         assert_eq!(plain.edge, plain_edge(Side::Client, PodName::new("shop", "web-1")));
+    }
+
+    #[tokio::test]
+    async fn connections_for_the_workload_take_no_places_of_its_own() {
+        let worker = worker();
+        worker.accepted[0].set(limits::CONNECTIONS);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let start = async |entrance| {
+            let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+            let (stream, from) = listener.accept().await.expect("a connection");
+            worker.clone().start(stream, from, &entrance);
+            client
+        };
+        let clients = async {
+            let clients = [start(Entrance::Plaintext(80)).await, start(Entrance::HttpProxy).await];
+            assert_eq!((worker.shared.meter.refused.load(Ordering::Relaxed), worker.accepted[1].get()), (1, 1));
+            drop(clients);
+        };
+        LocalSet::new().run_until(clients).await;
     }
 
     #[tokio::test]

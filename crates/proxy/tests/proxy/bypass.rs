@@ -144,6 +144,13 @@ fn streams_that_are_abandoned_by_the_thousand_end_their_connection_and_are_count
 }
 
 #[test]
+fn a_stream_on_which_nothing_is_said_is_no_idle_connection() {
+    let pair = Pair::new(|_| ok("in"));
+    let response = bypass(&pair).ask(HTTP1, pair.app.address.port(), b"");
+    assert_eq!((response.status, response.reason()), (408, "request-timeout"));
+}
+
+#[test]
 fn upgrades_that_are_offered_by_the_thousand_and_declined_end_no_connection_between_proxies() {
     let pair = Pair::new(|_| ok("no"));
     let mut client = pair.connect();
