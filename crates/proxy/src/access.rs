@@ -149,6 +149,12 @@ pub(crate) fn still_allows_head(inbound: &heddle_policy::Inbound, to: &Inbound, 
     parse_head(head, judge).flatten().unwrap_or(false)
 }
 
+/// Why a request of HTTP/1 under way would not be admitted by `inbound`, if it would not.
+pub(crate) fn objection_to_head(inbound: &heddle_policy::Inbound, to: &Inbound, head: &[u8]) -> Option<Reason> {
+    let judge = |request: &Request<'_, '_>| request.judge(|judged| objection(inbound, to, judged));
+    parse_head(head, judge).flatten().unwrap_or(Some(Reason::BadRequest))
+}
+
 /// Why a request under way would not be admitted by `inbound`, if it would not.
 pub(crate) fn objection<H: Headers + ?Sized>(
     inbound: &heddle_policy::Inbound,
@@ -161,6 +167,27 @@ pub(crate) fn objection<H: Headers + ?Sized>(
     match decision.verdict {
         Verdict::Denied(denied) if !decision.admitted && !is_probe => Some(denied.reason),
         _ => None,
+    }
+}
+
+/// Waits for a configuration that objects to what the one of `revision` admitted; why it does.
+pub(crate) async fn until_objection(
+    worker: &Worker,
+    revision: u64,
+    objection: impl Fn(&heddle_policy::Inbound) -> Option<Reason>,
+) -> Reason {
+    let mut changes = worker.shared.changes.subscribe();
+    loop {
+        let view = worker.view();
+        // Policy may have changed since the request was admitted.
+        if view.snapshot.revision != revision
+            && let Some(reason) = objection(&view.snapshot.config.inbound)
+        {
+            return reason;
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

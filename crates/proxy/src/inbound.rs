@@ -78,6 +78,10 @@ pub(crate) async fn mesh(worker: &Rc<Worker>, stream: TcpStream, from: SocketAdd
         if SystemTime::now() >= expires_at {
             return stream.reset(ResetCode::Refused);
         }
+        if accepting.tasks.count() >= limits::TASKS {
+            accepting.shared.meter.refused.fetch_add(1, Ordering::Relaxed);
+            return stream.reset(ResetCode::Refused);
+        }
         let inbound = Inbound { worker: accepting.clone(), client: client.clone(), port: open.port };
         accepting.tasks.spawn(|activity| inbound.stream(stream, open, activity));
     });
@@ -329,7 +333,8 @@ impl Inbound {
 }
 
 impl Handler for Inbound {
-    type Plan = ();
+    /// The revision of the configuration that admitted the request.
+    type Plan = u64;
 
     const SETTLES_PATHS: bool = true;
 
@@ -337,10 +342,11 @@ impl Handler for Inbound {
         Record::of_request(&self.worker, self.initiator(), || http1::seen(request))
     }
 
-    fn decide(&mut self, request: &Request<'_, '_>, record: Option<&mut Record>) -> Result<(), Refusal> {
+    fn decide(&mut self, request: &Request<'_, '_>, record: Option<&mut Record>) -> Result<u64, Refusal> {
+        let revision = self.worker.view().snapshot.revision;
         let admission = if request.method == "CONNECT" { None } else { access::check_request(self, request, record) };
         match admission.unwrap_or(Admission::Denied(Reason::BadRequest)) {
-            Admission::Admitted => Ok(()),
+            Admission::Admitted => Ok(revision),
             Admission::Denied(reason) => {
                 self.client.counters.refused(reason);
                 Err(Refusal::Answer(reason))
@@ -348,7 +354,7 @@ impl Handler for Inbound {
         }
     }
 
-    async fn connect(&mut self, (): &()) -> Result<Lease, Reason> {
+    async fn connect(&mut self, _: &u64) -> Result<Lease, Reason> {
         let address = self.application();
         let stream = match self.worker.pool.take(address) {
             Some(stream) => stream,
@@ -360,6 +366,10 @@ impl Handler for Inbound {
             load: None,
             home: Some((self.worker.pool.clone(), address)),
         })
+    }
+
+    async fn revoked(&self, revision: &u64, head: &[u8]) -> Reason {
+        access::until_objection(&self.worker, *revision, |now| access::objection_to_head(now, self, head)).await
     }
 
     fn malformed(&mut self, reason: Reason) {

@@ -300,19 +300,18 @@ impl Handler for Outbound {
     }
 
     fn decide(&mut self, request: &Request<'_, '_>, _: Option<&mut Record>) -> Result<Plan, Refusal> {
-        let is_proxy = matches!(self.destination, Goal::EachRequest(_));
-        if request.method == "CONNECT" {
-            return Err(match is_proxy {
-                true => Refusal::Tunnel(request.authority.to_owned()),
-                false => bad_request(&self.worker),
-            });
-        }
         let worker = self.worker.clone();
         let is_configured = worker.view().snapshot.config.settings.is_some();
         let refusal = (!is_configured).then_some(Reason::Overloaded);
         if let Some(reason) = refusal.or_else(|| (!request.leaves_room()).then_some(Reason::HeadTooLarge)) {
             self.malformed(reason);
             return Err(Refusal::Answer(reason));
+        }
+        if request.method == "CONNECT" {
+            return Err(match self.destination {
+                Goal::EachRequest(_) => Refusal::Tunnel(request.authority.to_owned()),
+                Goal::Fixed(_) => bad_request(&worker),
+            });
         }
         let Some(target) = self.find(request)? else {
             let outside = Authority::parse(request.authority, Some(80)).map(Plan::Outside);
@@ -340,6 +339,10 @@ impl Handler for Outbound {
             Reason::ConnectFailed
         })?;
         Ok(Lease { conn: Conn::new(Upstream::Plain(stream)), counters, load: None, home: None })
+    }
+
+    async fn revoked(&self, _: &Plan, _: &[u8]) -> Reason {
+        std::future::pending().await
     }
 
     fn malformed(&mut self, reason: Reason) {

@@ -56,6 +56,8 @@ pub(super) enum Failure {
     Answer(Reason),
     /// The response broke off after it had begun.
     Broken,
+    /// Policy no longer admits the request. To be answered, unless a response has begun.
+    Revoked { reason: Reason, begun: bool },
 }
 
 /// An exchange under way.
@@ -155,6 +157,12 @@ impl<'a, D: Transport> Exchange<'a, D> {
         result
     }
 
+    /// Ends what [`run`](Self::run) has not, for `reason`.
+    pub(super) fn revoke(&mut self, reason: Reason) -> Failure {
+        self.is_over = true;
+        Failure::Revoked { reason, begun: self.response.is_some() }
+    }
+
     /// What the request has still to send, when the exchange is over. What was read of it and not sent is let go.
     pub(super) fn rest_of_request(&mut self) -> Body {
         self.client.read.advance(std::mem::take(&mut self.upload.accepted));
@@ -188,13 +196,13 @@ impl<'a, D: Transport> Exchange<'a, D> {
     }
 
     /// A client that goes away before its response is complete gives its request up, and the connection to the server is
-    /// closed with it. As long as there is more of a request to read, the reading tells.
+    /// closed with it. If it is there after all, what it has of the response must not pass for a whole one.
     fn poll_client_gone<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Failure>> {
-        if self.upload.state == Progress::Done {
-            ready!(self.client.transport.poll_gone(cx));
-            return Poll::Ready(Err(Failure::Client));
+        ready!(self.client.transport.poll_gone(cx));
+        if self.response.is_some() {
+            self.client.transport.break_off();
         }
-        Poll::Pending
+        Poll::Ready(Err(Failure::Client))
     }
 
     /// Moves the request on as far as it goes.

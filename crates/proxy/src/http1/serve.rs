@@ -38,6 +38,9 @@ pub(crate) trait Handler {
     /// Gets a connection for it. Called again when nothing could be sent on an earlier one.
     async fn connect(&mut self, plan: &Self::Plan) -> Result<Lease, Reason>;
 
+    /// Ready when policy no longer admits a request that it did admit (A28). `head` is what goes on of it.
+    async fn revoked(&self, plan: &Self::Plan, head: &[u8]) -> Reason;
+
     /// A request was refused before it could be decided.
     fn malformed(&mut self, reason: Reason);
 }
@@ -113,7 +116,7 @@ async fn read_head<D: Transport>(
     activity: &Activity,
     first: bool,
 ) -> Result<Option<usize>, Reason> {
-    if client.read.is_empty() {
+    if client.read.is_empty() && !(first && D::IS_OPENED_TO_SPEAK) {
         if activity.is_draining() && !first {
             return Ok(None);
         }
@@ -181,7 +184,13 @@ async fn serve_request<D: Transport, H: Handler>(
         let account = (start, &*lease.counters);
         let mut exchange =
             Exchange::new(client, &mut lease.conn, accepted.sent, &head, accepted.body, activity, account);
-        let result = match exchange.run(stall).await {
+        // An answer that is here goes first; as long as there is none, somebody has to look at the policy.
+        let over = tokio::select! {
+            biased;
+            result = exchange.run(stall) => Ok(result),
+            reason = handler.revoked(&accepted.plan, &head[..accepted.head_length]) => Err(reason),
+        };
+        let result = match over.unwrap_or_else(|reason| Err(exchange.revoke(reason))) {
             Err(Failure::Unsent) if attempts == limits::ATTEMPTS => Err(Failure::Answer(Reason::ConnectFailed)),
             result => result,
         };
@@ -323,6 +332,7 @@ fn outcome(result: &Result<Exchanged, Failure>) -> (Option<Outcome>, Option<Reas
         Ok(_) => (Some(Outcome::Success), None),
         Err(Failure::Answer(reason)) => (Some(Outcome::Failure), Some(*reason)),
         Err(Failure::Broken) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
+        Err(Failure::Revoked { reason, .. }) => (Some(Outcome::Denied), Some(*reason)),
         Err(Failure::Client | Failure::Unsent) => (None, None),
     }
 }
@@ -332,9 +342,9 @@ async fn fail<D: Transport>(client: &mut Conn<D>, failure: Failure, rest: Rest) 
         Failure::Answer(Reason::BadRequest) => {
             refuse(client, Reason::BadRequest, Rest { keep_alive: false, ..rest }).await
         }
-        Failure::Answer(reason) => refuse(client, reason, rest).await,
+        Failure::Answer(reason) | Failure::Revoked { reason, begun: false } => refuse(client, reason, rest).await,
         // What was begun cannot be taken back: the client learns by the connection's end that it is incomplete.
-        Failure::Broken => {
+        Failure::Broken | Failure::Revoked { begun: true, .. } => {
             client.transport.break_off();
             Err(io::ErrorKind::ConnectionAborted.into())
         }

@@ -40,6 +40,10 @@ impl Handler for To {
         Ok(Lease { conn: Conn::new(Upstream::Plain(stream)), counters, load: None, home: None })
     }
 
+    async fn revoked(&self, (): &(), _: &[u8]) -> Reason {
+        std::future::pending().await
+    }
+
     fn malformed(&mut self, _: Reason) {}
 }
 

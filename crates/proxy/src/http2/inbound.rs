@@ -106,19 +106,7 @@ impl Handler for Requests {
         let objection = |now: &heddle_policy::Inbound| {
             head.judge(|judged| access::objection(now, inbound, judged)).unwrap_or(Some(Reason::BadRequest))
         };
-        let mut changes = self.worker.shared.changes.subscribe();
-        loop {
-            let view = self.worker.view();
-            // Policy may have changed since the request was admitted.
-            if view.snapshot.revision != *revision
-                && let Some(reason) = objection(&view.snapshot.config.inbound)
-            {
-                return reason;
-            }
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        access::until_objection(&self.worker, *revision, objection).await
     }
 
     fn is_between_proxies(&self) -> bool {

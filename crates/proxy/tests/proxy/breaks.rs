@@ -1,5 +1,6 @@
 //! Connections that end before everything was said: nobody takes what came for complete.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use heddle_proxy::Entrance;
 use serde_json::json;
 use socket2::SockRef;
 
-use crate::mesh::{Client, Mesh, Pod, allow, serve, service};
+use crate::mesh::{Client, Mesh, Pod, allow, eventually, serve, service};
 
 /// A client and a server whose application sends `part`, and is then in the hands of the test.
 struct Cut {
@@ -104,6 +105,44 @@ fn a28_a_tcp_connection_whose_access_is_revoked_is_broken_off_at_both_ends() {
 }
 
 #[test]
+fn a28_a_response_whose_access_is_revoked_is_broken_off_at_both_ends() {
+    let cut = Cut::http();
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(GET);
+    assert!(client.read_until("part").ends_with("part"));
+    let mut app = cut.app.recv().unwrap();
+    cut.server.configure(json!({ "mode": "enforce" }), json!([]));
+    assert!(client.is_broken_off() && app.is_closed());
+    eventually("the denial is counted", || cut.server.total(Side::Server, |totals| totals.requests.denied) == 1);
+    assert_eq!(cut.server.total(Side::Server, |totals| totals.requests.failure), 0);
+}
+
+#[test]
+fn a28_a_request_whose_access_is_revoked_before_it_is_answered_is_denied() {
+    let cut = Cut::answering("");
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(GET);
+    let mut app = cut.app.recv().unwrap();
+    cut.server.configure(json!({ "mode": "enforce" }), json!([]));
+    let response = client.response();
+    assert_eq!((response.status, response.reason()), (403, "no-target"));
+    assert!(app.is_closed());
+    eventually("the denial is counted", || cut.client.total(Side::Client, |totals| totals.requests.denied) == 1);
+}
+
+#[test]
+fn a28_a_request_that_a_newer_policy_still_admits_goes_on() {
+    let cut = Cut::answering("");
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(GET);
+    let mut app = cut.app.recv().unwrap();
+    cut.server.configure(allow(&[&cut.client], false), json!([]));
+    cut.server.configure(allow(&[&cut.client], true), json!([]));
+    app.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(client.response().status, 204);
+}
+
+#[test]
 fn a_tcp_connection_that_is_open_at_the_end_of_a_drain_is_broken_off_at_both_ends() {
     for of_client in [true, false] {
         let cut = Cut::new();
@@ -134,6 +173,30 @@ fn a_request_that_its_client_gives_up_is_given_up_towards_the_application() {
         drop(client);
         assert!(app.is_closed());
     }
+}
+
+#[test]
+fn a_response_that_a_half_closed_client_gives_up_does_not_look_whole() {
+    let cut = Cut::answering("HTTP/1.1 200 OK\r\n\r\npart");
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(GET);
+    assert!(client.read_until("part").ends_with("part"));
+    client.0.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(client.is_broken_off());
+}
+
+#[test]
+fn an_upload_that_its_client_gives_up_is_given_up_while_the_application_takes_nothing() {
+    let head = "POST / HTTP/1.1\r\nHost: db\r\nContent-Length: 100000000\r\n\r\n";
+    let cut = Cut::speaking("http", "", |app| assert_eq!(app.read_exactly(16), "POST / HTTP/1.1\r"));
+    let mut client = Client::connect(cut.client.service("shop/db", 5432));
+    client.send(head);
+    client.0.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    while client.0.write(&[0; 64 * 1024]).is_ok() {}
+    reset(client.0);
+    let mut app = cut.app.recv().unwrap();
+    // It takes what has been sent, and then learns that no more comes.
+    std::io::copy(&mut app.0, &mut std::io::sink()).unwrap();
 }
 
 #[test]

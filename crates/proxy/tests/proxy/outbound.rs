@@ -236,6 +236,15 @@ fn an_http_proxys_client_tunnels_with_connect_and_policy_still_applies() {
     assert_eq!(client.ask(GET).reason(), "no-target");
 }
 
+#[test]
+fn nothing_is_tunnelled_before_there_is_a_configuration() {
+    let mesh = Mesh::new();
+    let (client, app) = (mesh.pod("shop/client", &[], &[]), App::saying(crate::mesh::address(), "past the mesh"));
+    let mut connection = Client::connect(client.entrance(&Entrance::HttpProxy));
+    let response = connection.ask(format!("CONNECT {} HTTP/1.1\r\nHost: {0}\r\n\r\n", app.address));
+    assert_eq!((response.status, response.reason()), (503, "overloaded"));
+}
+
 /// A client of `shop/web`, which two pods serve: one whose application does not listen, and one that works.
 fn half_dead(protocol: &str, working: impl FnOnce(std::net::IpAddr) -> u16) -> (Mesh, Pod, [Pod; 2]) {
     let mesh = Mesh::new();
