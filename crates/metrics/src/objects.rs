@@ -201,7 +201,7 @@ impl Object {
                     is_over: matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed")),
                 },
                 Kind::Service => Detail::Selector(labels(&spec["selector"])),
-                Kind::TrafficSplit => Detail::Split(Split::of(spec)),
+                Kind::TrafficSplit => Detail::Split(Split::of(spec, &text(&meta["namespace"]))),
                 _ => Detail::None,
             },
             gone: None,
@@ -210,12 +210,19 @@ impl Object {
 }
 
 impl Split {
-    fn of(spec: &Value) -> Self {
-        let bare = |name: &Value| Arc::from(name.as_str().unwrap_or_default().split('.').next().unwrap_or_default());
+    fn of(spec: &Value, namespace: &str) -> Self {
+        let bare = |name: &Value| bare(name.as_str().unwrap_or_default(), namespace);
         let backends = spec["backends"].as_array().into_iter().flatten();
         let backend = |backend: &Value| (bare(&backend["service"]), backend["weight"].as_u64().unwrap_or_default());
         Self { apex: bare(&spec["service"]), backends: backends.map(backend).collect() }
     }
+}
+
+/// The name of a Service that a split writes in any DNS form (T1, T22): nothing where it is one of another namespace.
+fn bare(name: &str, namespace: &str) -> Arc<str> {
+    let name = name.to_ascii_lowercase();
+    let (name, domain) = name.split_once('.').unwrap_or((&name, ""));
+    if ["", namespace].contains(&domain.split('.').next().unwrap_or_default()) { name.into() } else { "".into() }
 }
 
 fn text(value: &Value) -> Arc<str> {
@@ -225,4 +232,19 @@ fn text(value: &Value) -> Arc<str> {
 fn labels(value: &Value) -> Labels {
     let pairs = value.as_object().into_iter().flatten();
     pairs.filter_map(|(key, value)| Some((Arc::from(&**key), Arc::from(value.as_str()?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t22_a_split_names_services_of_its_own_namespace_in_any_form() {
+        for name in ["web", "WEB", "web.", "web.shop", "web.shop.svc", "Web.shop.svc.cluster.local."] {
+            assert_eq!(&*bare(name, "shop"), "web", "{name}");
+        }
+        for name in ["web.stock", "web.stock.svc", "web.shop-2"] {
+            assert_eq!(&*bare(name, "shop"), "", "{name}");
+        }
+    }
 }

@@ -90,8 +90,8 @@ fn objects() -> Vec<Value> {
     };
     let mut split = object("split.smi-spec.io/v1alpha4", "TrafficSplit", "shop", "web");
     split["spec"] = json!({
-        "service": "web.shop.svc.cluster.local",
-        "backends": [{ "service": "web-v1", "weight": 90 }, { "service": "web-v2", "weight": 10 }],
+        "service": "WEB.shop.svc.cluster.local",
+        "backends": [{ "service": "web-v1.shop.", "weight": 90 }, { "service": "Web-V2", "weight": 10 }],
     });
     vec![
         object("v1", "Namespace", "", "shop"),
