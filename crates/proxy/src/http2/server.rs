@@ -89,39 +89,46 @@ impl Server {
     /// Gets a place for a request, on a connection made for it if need be. As many requests as there is room for wait
     /// in turn when every connection is full.
     pub(super) async fn acquire(self: &Rc<Self>) -> Result<Slot, Reason> {
-        match self.free_slot() {
+        match self.free_slot(true) {
             Some(slot) => Ok(slot),
             None => timeout(limits::HTTP2_WAIT, self.wait()).await.unwrap_or(Err(Reason::Overloaded)),
         }
     }
 
+    /// Waits for a place on a connection that there is, or on a new one: whichever comes first. That no other can be made
+    /// is no failure as long as there is one.
     async fn wait(self: &Rc<Self>) -> Result<Slot, Reason> {
         let _waiting = Waiting::new(&self.waiting)?;
-        let mut connected = 0;
+        let (mut attempts, mut failure) = (limits::ATTEMPTS, Reason::ConnectFailed);
         loop {
             let freed = self.freed.notified();
-            if let Some(slot) = self.free_slot() {
+            if let Some(slot) = self.free_slot(attempts > 0) {
                 return Ok(slot);
             }
-            let sessions = self.sessions.borrow().len();
-            if connected < limits::ATTEMPTS && sessions < limits::SESSIONS {
-                connected += 1;
-                self.connect().await?;
-            } else if sessions > 0 {
-                freed.await;
-            } else {
-                return Err(Reason::ConnectFailed);
+            if attempts == 0 && !self.sessions.borrow().iter().any(|session| session.is_valid()) {
+                return Err(failure);
+            }
+            let may_connect = attempts > 0 && self.sessions.borrow().len() < limits::SESSIONS;
+            tokio::select! {
+                biased;
+                // Only here, as to ask for it begins it.
+                made = async { self.connect().await }, if may_connect => match made {
+                    Ok(()) => attempts -= 1,
+                    Err(reason) => (attempts, failure) = (0, reason),
+                },
+                () = freed => {}
             }
         }
     }
 
-    fn free_slot(self: &Rc<Self>) -> Option<Slot> {
+    /// A place on a connection that there is. One whose uploads stand still would hold up the new one too, so it is left
+    /// until there can be no other.
+    fn free_slot(self: &Rc<Self>, may_connect: bool) -> Option<Slot> {
         let now = Instant::now();
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.is_ending());
         let has_room = |session: &&Rc<Session>| session.has_room() && !session.is_stale(now);
-        // A connection whose uploads stand still would hold up the new one too, so it is left until there is no other.
-        let may_connect = sessions.len() < limits::SESSIONS;
+        let may_connect = may_connect && sessions.len() < limits::SESSIONS;
         let moving = sessions.iter().filter(has_room).find(|session| !session.is_stuck(now));
         let fresh = moving.or_else(|| sessions.iter().filter(|_| !may_connect).find(has_room));
         if let Some(fresh) = fresh {
@@ -139,11 +146,7 @@ impl Server {
     /// Makes a connection, or waits for the one that is being made.
     fn connect(self: &Rc<Self>) -> Attempt<()> {
         let server = self.clone();
-        self.connecting.join(&self.panics, || async move {
-            let result = server.open().await;
-            server.freed.notify_waiters();
-            result
-        })
+        self.connecting.join(&self.panics, || async move { server.open().await })
     }
 
     async fn open(self: &Rc<Self>) -> Result<(), Reason> {
@@ -200,6 +203,7 @@ impl Server {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.is_stale(now));
         sessions.push(session);
+        self.freed.notify_waiters();
         Ok(())
     }
 
@@ -312,7 +316,11 @@ impl Slot {
     pub(super) fn uploads(&self, moved: bool, waits: bool) {
         let waiting = &self.session.waiting;
         if waits && (moved || waiting.get() == 0) || moved && waiting.get() > 0 {
-            self.session.still_since.set(Instant::now());
+            let now = Instant::now();
+            if self.session.is_stuck(now) {
+                self.server.freed.notify_waiters();
+            }
+            self.session.still_since.set(now);
         }
         match (self.waits.replace(waits), waits) {
             (false, true) => waiting.set(waiting.get() + 1),
@@ -379,13 +387,13 @@ mod tests {
             let (near, mut far) = duplex(64 * 1024);
             let mut start = Box::pin(server.start(near, None));
             assert!(futures::poll!(&mut start).is_pending());
-            assert!(server.free_slot().is_none());
+            assert!(server.free_slot(true).is_none());
             far.write_all(&at_once(1)).await.unwrap();
             start.await.unwrap();
-            let slot = server.free_slot().unwrap();
-            assert!(server.free_slot().is_none());
+            let slot = server.free_slot(true).unwrap();
+            assert!(server.free_slot(true).is_none());
             drop(slot);
-            assert!(server.free_slot().is_some());
+            assert!(server.free_slot(true).is_some());
         };
         LocalSet::new().run_until(test).await;
     }
@@ -422,13 +430,13 @@ mod tests {
             let ((near, _far), faulty) = (greeted().await, Rc::<Cell<bool>>::default());
             server.start(Faulty(near, faulty.clone()), None).await.unwrap();
             faulty.set(true);
-            let slot = server.free_slot().unwrap();
+            let slot = server.free_slot(true).unwrap();
             let (response, _) = slot.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
             assert!(response.await.is_err(), "its requests end");
-            assert!(server.free_slot().is_none(), "it is used no more");
+            assert!(server.free_slot(true).is_none(), "it is used no more");
             let (near, _far) = greeted().await;
             server.start(near, None).await.unwrap();
-            assert!(server.free_slot().is_some(), "another takes its place");
+            assert!(server.free_slot(true).is_some(), "another takes its place");
         };
         LocalSet::new().run_until(test).await;
         assert_eq!(panics.count(), 1);
@@ -443,7 +451,7 @@ mod tests {
                 let server = Server::new(nowhere(), &Panics::default());
                 server.start(near, None).await.unwrap();
                 yield_now().await;
-                let slot = server.free_slot().unwrap();
+                let slot = server.free_slot(true).unwrap();
                 let (response, _) = slot.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
                 if leaves {
                     yield_now().await;
@@ -456,18 +464,86 @@ mod tests {
         local.run_until(test).await;
     }
 
+    /// A server with one connection, which takes so many requests at once, and the server's end of it.
+    async fn connected(way: Way, requests: u8) -> (Rc<Server>, DuplexStream) {
+        let server = Server::new(way, &Panics::default());
+        let (near, mut far) = duplex(64 * 1024);
+        far.write_all(&at_once(requests)).await.unwrap();
+        server.start(near, None).await.unwrap();
+        (server, far)
+    }
+
+    /// Where connections are made, and nothing is ever said on them.
+    async fn silent() -> (Way, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (Way::Plain(listener.local_addr().unwrap(), Dialer::default()), listener)
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_in_turn_where_no_other_connection_can_be_made() {
+        let test = async {
+            let (server, far) = connected(nowhere(), 1).await;
+            let slot = server.free_slot(true).unwrap();
+            let mut acquiring = Box::pin(server.acquire());
+            assert!(futures::poll!(&mut acquiring).is_pending());
+            assert_eq!(server.connect().await, Err(Reason::ConnectFailed), "it waits for the same attempt");
+            assert!(futures::poll!(&mut acquiring).is_pending());
+            drop(slot);
+            let slot = acquiring.await.unwrap();
+            let acquiring = server.acquire();
+            drop(far);
+            assert_eq!(acquiring.await.err(), Some(Reason::ConnectFailed), "there is none left to wait for");
+            drop(slot);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_place_that_becomes_free_is_taken_while_a_connection_is_being_made() {
+        let test = async {
+            let (way, _listener) = silent().await;
+            let (server, _far) = connected(way, 1).await;
+            let slot = server.free_slot(true).unwrap();
+            let mut acquiring = Box::pin(server.acquire());
+            assert!(futures::poll!(&mut acquiring).is_pending());
+            drop(slot);
+            assert!(matches!(futures::poll!(&mut acquiring), Poll::Ready(Ok(_))));
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_uploads_stand_still_is_used_when_no_other_can_be_made_or_they_move_again() {
+        let test = async {
+            let (server, _far) = connected(nowhere(), 2).await;
+            let upload = server.free_slot(true).unwrap();
+            upload.uploads(false, true);
+            tokio::time::advance(limits::HTTP2_STUCK).await;
+            assert!(server.free_slot(true).is_none());
+            assert!(server.acquire().await.is_ok(), "no other can be made");
+
+            let (way, _listener) = silent().await;
+            let (server, _far) = connected(way, 2).await;
+            let upload = server.free_slot(true).unwrap();
+            upload.uploads(false, true);
+            tokio::time::advance(limits::HTTP2_STUCK).await;
+            let mut acquiring = Box::pin(server.acquire());
+            assert!(futures::poll!(&mut acquiring).is_pending());
+            upload.uploads(true, true);
+            assert!(matches!(futures::poll!(&mut acquiring), Poll::Ready(Ok(_))), "they move again");
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
     /// Goodbye: the first stream of the connection is the last.
     const GOODBYE: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
 
     #[tokio::test]
     async fn a_connection_whose_end_is_announced_gets_no_request_however_long_its_own_take() {
         let test = async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let way = Way::Plain(listener.local_addr().unwrap(), Dialer::default());
-            let server = Server::new(way, &Panics::default());
-            let (near, mut far) = greeted().await;
-            server.start(near, None).await.unwrap();
-            let under_way = server.free_slot().unwrap();
+            let (way, listener) = silent().await;
+            let (server, mut far) = connected(way, 100).await;
+            let under_way = server.free_slot(true).unwrap();
             let _response = under_way.send(Request::get("http://web/").body(()).unwrap(), true).unwrap();
             far.write_all(&GOODBYE).await.unwrap();
             while under_way.session.send.clone().ready().await.is_ok() {
