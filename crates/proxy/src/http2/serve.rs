@@ -104,11 +104,19 @@ where
         Ok(Err(error)) => return broken(&*handler, &error),
         Err(_) => return handler.malformed(Reason::RequestTimeout),
     };
-    tokio::select! {
-        () = accept(&mut connection, &handler, worker, activity, &streams) => {}
-        () = streams.idle() => connection.graceful_shutdown(),
+    let is_over = tokio::select! {
+        () = accept(&mut connection, &handler, worker, &streams) => true,
+        () = activity.until_draining() => false,
+        () = streams.idle() => false,
+    };
+    if !is_over {
+        // It ends with its last request. What the client sent before it heard the goodbye is served too.
+        connection.graceful_shutdown();
+        tokio::select! {
+            () = accept(&mut connection, &handler, worker, &streams) => {}
+            () = streams.idle() => connection.abrupt_shutdown(h2::Reason::NO_ERROR),
+        }
     }
-    // The goodbye of an idle connection must reach its client, which has a while to answer it.
     let _closes_in_any_case = timeout(limits::HEAD_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
 }
 
@@ -123,47 +131,34 @@ fn watch<H: Handler>(handler: &Rc<H>, streams: &Rc<Streams>) -> impl FnMut(u32, 
     }
 }
 
-/// Starts requests until the connection ends. When the proxy drains, it ends with the last of them.
+/// Starts requests until the connection ends, or its client is found to flood it.
 async fn accept<T, H>(
     connection: &mut Connection<T, Bytes>,
     handler: &Rc<H>,
     worker: &Rc<Worker>,
-    activity: &Activity,
     streams: &Rc<Streams>,
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
 {
-    let mut ending = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            () = activity.until_draining(), if !ending => {
-                ending = true;
-                connection.graceful_shutdown();
-                continue;
-            }
-        };
+    while let Some(accepted) = connection.accept().await {
         let (request, mut respond) = match accepted {
-            Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => return broken(&**handler, &error),
-            None => return,
+            Ok(accepted) => accepted,
+            Err(error) => return broken(&**handler, &error),
         };
         let stream = respond.stream_id().as_u32();
         streams.give(stream);
-        if streams.abandoned.borrow().is_flood() && !ending {
-            ending = true;
+        if streams.abandoned.borrow().is_flood() {
             handler.malformed(Reason::Overloaded);
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            return connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
         }
         if handler.has_expired() {
-            ending = true;
             connection.graceful_shutdown();
             respond.send_reset(h2::Reason::REFUSED_STREAM);
-        } else if !ending || activity.is_draining() {
-            let (handler, open) = (handler.clone(), Open::new(streams, stream));
-            worker.tasks.spawn(|_| serve_request(handler, request, respond, open));
+            continue;
         }
+        let (handler, open) = (handler.clone(), Open::new(streams, stream));
+        worker.tasks.spawn(|_| serve_request(handler, request, respond, open));
     }
 }
 
@@ -358,5 +353,107 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_identity::Store;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::options::Options;
+    use crate::worker::Shared;
+
+    /// Answers every request that there is nowhere to go with it.
+    struct Nowhere;
+
+    impl Handler for Nowhere {
+        type Plan = ();
+
+        const SETTLES_PATHS: bool = false;
+
+        fn record(&self, _: &Head) -> Option<Box<Record>> {
+            None
+        }
+
+        fn decide(&self, _: &Head, _: Option<&mut Record>) -> Result<(), Reason> {
+            Err(Reason::NoEndpoint)
+        }
+
+        async fn connect(&self, (): &()) -> Result<Lease, Reason> {
+            Err(Reason::NoEndpoint)
+        }
+
+        async fn revoked(&self, (): &(), _: &Head) -> Reason {
+            std::future::pending().await
+        }
+
+        fn is_between_proxies(&self) -> bool {
+            false
+        }
+
+        fn has_expired(&self) -> bool {
+            false
+        }
+
+        fn malformed(&self, _: Reason) {}
+    }
+
+    /// Types of frames.
+    const HEADERS: u8 = 1;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+
+    /// A client's end of a connection: it has said its settings.
+    async fn connected() -> DuplexStream {
+        let worker = Worker::new(Shared::new(Options::example(), Vec::new(), Store::empty()));
+        let (mut client, io) = duplex(64 * 1024);
+        let tasks = worker.tasks.clone();
+        tasks.spawn(|activity| async move { serve(io, Rc::new(Nowhere), &worker, &activity).await });
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        client
+    }
+
+    /// Reads up to a frame of such a type: its stream, and what it holds.
+    async fn next(kind: u8, client: &mut DuplexStream) -> (u32, Vec<u8>) {
+        loop {
+            let mut header = [0; 9];
+            client.read_exact(&mut header).await.unwrap();
+            let [l1, l2, l3, read, _, s1, s2, s3, s4] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, l1, l2, l3]) as usize];
+            client.read_exact(&mut payload).await.unwrap();
+            if read == kind {
+                return (u32::from_be_bytes([s1, s2, s3, s4]), payload);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_crosses_the_goodbye_of_an_idle_connection_is_answered() {
+        let test = async {
+            let mut client = connected().await;
+            next(GOAWAY, &mut client).await;
+            let (_, ping) = next(PING, &mut client).await;
+            client.write_all(b"\0\0\x08\x01\x05\0\0\0\x01\x82\x84\x86\x41\x03web").await.unwrap();
+            assert_eq!(next(HEADERS, &mut client).await.0, 1);
+            // As the client now says that it has heard the goodbye, the connection ends.
+            client.write_all(&[b"\0\0\x08\x06\x01\0\0\0\0", &ping[..]].concat()).await.unwrap();
+            let (_, last) = next(GOAWAY, &mut client).await;
+            assert_eq!(last[..4], [0, 0, 0, 1], "it names the last request");
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_whose_client_does_not_answer_the_goodbye_ends_all_the_same() {
+        let test = async {
+            let mut client = connected().await;
+            let ended = timeout(4 * limits::IDLE_TIMEOUT, client.read_to_end(&mut Vec::new())).await;
+            assert!(ended.is_ok());
+        };
+        LocalSet::new().run_until(test).await;
     }
 }
