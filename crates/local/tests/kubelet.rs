@@ -205,18 +205,10 @@ impl Node {
     /// Stops the node and shows that nothing is left of it.
     async fn stop(self) {
         self.kubelet.stop(Duration::from_secs(5)).await;
-        assert_eq!(processes_with(&self.marker), Vec::<String>::new(), "processes are left");
+        assert_eq!(processes_left(&self.marker).await, Vec::<String>::new(), "processes are left");
         drop((self.kubelet, self.client));
-        let mut now = Traces::now();
         // Netlink tasks and workers let go of their namespaces as they end, which is soon but not at once.
-        for _ in 0..100 {
-            if now == self.before {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            now = Traces::now();
-        }
-        assert_eq!(now, self.before, "something is left");
+        assert_eq!(settled(Traces::now, &self.before).await, self.before, "something is left");
         let pods = self.dir.path().join("run/pods");
         let left = std::fs::read_dir(pods).map(|entries| entries.flatten().count()).unwrap_or(0);
         assert_eq!(left, 0, "pods' directories are left");
@@ -289,6 +281,23 @@ fn processes_with(marker: &str) -> Vec<String> {
         .filter(|path| path != Path::new(&own))
         .filter_map(|path| std::fs::read_to_string(path.join("cmdline")).ok());
     lines.filter(|line| line.contains(marker)).map(|line| line.replace('\0', " ")).collect()
+}
+
+/// What is left of the processes with a marker. What was killed is gone soon, but not at once.
+async fn processes_left(marker: &str) -> Vec<String> {
+    settled(|| processes_with(marker), &Vec::new()).await
+}
+
+/// What there is as soon as it is as expected, or after all patience.
+async fn settled<T: PartialEq>(what: impl Fn() -> T, expected: &T) -> T {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let now = what();
+        if now == *expected || tokio::time::Instant::now() >= end {
+            return now;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -447,17 +456,24 @@ async fn init_containers_run_in_order_and_sidecars_beside() {
     let mut first = node.shell("first", "echo first >> /shared/order");
     let mut sidecar = node.shell(
         "sidecar",
-        "echo sidecar >> /shared/order; trap 'echo bye >> /shared/order; exit 0' TERM; while :; do sleep 0.1; done",
+        "trap 'echo bye >> /shared/order; exit 0' TERM; echo sidecar >> /shared/order; while :; do sleep 0.1; done",
     );
     sidecar["restartPolicy"] = json!("Always");
-    sidecar["startupProbe"] = json!({"exec": {"command": ["grep", "sidecar", "/shared/order"]}, "periodSeconds": 1});
+    sidecar["startupProbe"] = json!({"exec": {"command": ["grep", "sidecar", "/shared/order"]}, "periodSeconds": 1,
+        "timeoutSeconds": 30, "failureThreshold": 30});
     let mut second = node.shell("second", "echo second >> /shared/order");
     let mut app = node.shell("app", "cat /shared/order");
     for container in [&mut first, &mut sidecar, &mut second, &mut app] {
         container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]);
     }
     let volumes = json!([{"name": "shared", "emptyDir": {}}]);
-    node.create("ordered", json!({"restartPolicy": "Never", "initContainers": [first, sidecar, second], "containers": [app], "volumes": volumes})).await;
+    // It is told to end in time, and so is not killed however long it takes.
+    node.create(
+        "ordered",
+        json!({"restartPolicy": "Never", "initContainers": [first, sidecar, second],
+        "containers": [app], "volumes": volumes, "terminationGracePeriodSeconds": 30}),
+    )
+    .await;
     let pod = node.until_phase("ordered", "Succeeded").await;
     assert_eq!(node.said("ordered", "app", "second").await, "first\nsidecar\nsecond\n");
     let init = pod.status.unwrap().init_container_statuses.unwrap();
@@ -535,23 +551,42 @@ async fn what_a_claim_holds_outlives_the_pod() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_decide_readiness_and_life() {
     let Some(node) = Node::start().await else { return };
-    let mut app = node.shell("app", "touch /tmp/alive; echo started; sleep 1000");
-    app["readinessProbe"] = json!({"httpGet": {"port": 8080, "path": "/ready"}, "periodSeconds": 1});
-    app["livenessProbe"] =
-        json!({"exec": {"command": ["cat", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut app = node.shell("app", "echo started; sleep 1000");
+    app["readinessProbe"] =
+        json!({"httpGet": {"port": 8080, "path": "/ready"}, "periodSeconds": 1, "timeoutSeconds": 30});
+    // It is well from the first, so that the first probe may come at any time.
+    app["livenessProbe"] = json!({"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1,
+        "failureThreshold": 1, "timeoutSeconds": 30});
     node.create("probed", json!({"containers": [app]})).await;
     node.said("probed", "app", "started").await;
     assert!(!is_ready(&node.pods().get("probed").await.unwrap()));
     let netns = node.context("probed").await.sandbox.get().unwrap().netns.clone().unwrap();
     let listener = netns.run(|| std::net::TcpListener::bind("0.0.0.0:8080")).unwrap();
-    std::thread::spawn(move || {
-        use std::io::{Read, Write};
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut [0; 1024]);
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _asked = stream.read(&mut [0; 1024]).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.ok();
+        }
     });
-    node.until_ready("probed").await;
+    let pod = node.until_ready("probed").await;
+    assert_eq!(container(&pod).restart_count, 0);
     assert!(node.event("probed", "Unhealthy").await.contains("Readiness probe failed"));
+    let app = ContainerRef {
+        namespace: "default".to_owned(),
+        pod: "probed".to_owned(),
+        uid: pod.metadata.uid.unwrap(),
+        container: "app".to_owned(),
+    };
+    let command = ["touch", "/tmp/ill"].map(str::to_owned).to_vec();
+    let touch = node.kubelet.exec(app, ExecOptions { command, ..ExecOptions::default() }).await.unwrap();
+    assert_eq!(touch.exit.await.unwrap(), 0);
+    let killed = node.event("probed", "Killing").await;
+    assert!(killed.contains("Container app failed liveness probe, will be restarted"), "{killed}");
+    node.until("probed", "restarted", |pod| container(pod).restart_count > 0).await;
+    serving.abort();
+    serving.await.ok();
     drop(netns);
     node.stop().await;
 }
@@ -586,7 +621,7 @@ async fn a_container_is_told_to_end_and_then_ended_with_all_it_started() {
     .await;
     assert!(node.has_event("stubborn", "FailedPreStopHook").await.is_none());
     assert!(log.tail(4096).contains("told"));
-    assert_eq!(processes_with(&node.marker), Vec::<String>::new());
+    assert_eq!(processes_left(&node.marker).await, Vec::<String>::new());
     node.stop().await;
 }
 
