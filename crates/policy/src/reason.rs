@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why the mesh answered a request or closed a connection itself. The codes are a promise: they do not change.
+/// Why the mesh answered a request or closed a connection itself, or why nobody has an answer. The codes are a promise: they
+/// do not change.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -42,6 +43,8 @@ pub enum Reason {
     RequestTimeout,
     /// The proxy has no configuration yet, or a bound of its own was reached.
     Overloaded,
+    /// The client went away before its answer was complete.
+    GivenUp,
 }
 
 impl Reason {
@@ -65,6 +68,7 @@ impl Reason {
             Self::HeadTooLarge => "head-too-large",
             Self::RequestTimeout => "request-timeout",
             Self::Overloaded => "overloaded",
+            Self::GivenUp => "given-up",
         }
     }
 
@@ -83,6 +87,8 @@ impl Reason {
             Self::BadRequest => 400,
             Self::HeadTooLarge => 431,
             Self::RequestTimeout => 408,
+            // Not of any standard, and never sent, as nobody is there.
+            Self::GivenUp => 499,
         }
     }
 }

@@ -12,8 +12,9 @@ use crate::options::{Entrance, Listen, Options};
 
 /// Runs the data plane beside one workload.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// A static configuration in YAML; it is read again when it changes.
+    /// A static configuration in YAML, in place of a control plane's; it is read again when it changes.
     #[arg(long, value_name = "FILE", conflicts_with = "control", required_unless_present = "control")]
     pub config: Option<PathBuf>,
     /// The control plane, as HOST:PORT.
@@ -25,17 +26,18 @@ pub struct Args {
     /// The pod's ServiceAccount token, for the audience `heddle`.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// The workload's certificate chain in PEM, instead of one signed by the control plane. Read again on change.
+    /// The workload's certificate chain in PEM, instead of one signed by the control plane; required without one. It
+    /// is read again when it changes.
     #[arg(long, value_name = "FILE", requires_all = ["svid_key", "trust_bundle"], required_unless_present = "control")]
     pub svid_cert: Option<PathBuf>,
-    /// The private key of that certificate, in PEM.
+    /// The private key of that certificate, in PEM; required with it.
     #[arg(long, value_name = "FILE")]
     pub svid_key: Option<PathBuf>,
-    /// The roots by which other workloads are known, in PEM.
+    /// The roots by which other workloads are known, in PEM; required with a certificate.
     #[arg(long, value_name = "FILE")]
     pub trust_bundle: Option<PathBuf>,
 
-    /// The address of the workload's pod.
+    /// The address of the workload's pod, or of this host; required.
     #[arg(long, value_name = "IP", env = "POD_IP")]
     pub pod_ip: IpAddr,
     /// How the workload's traffic gets here.
@@ -76,6 +78,15 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
 }
+
+const AFTER_HELP: &str = "\
+With a control plane it takes --control, --ca-file, --token-file and --pod-ip. Without one it takes --config, --pod-ip, \
+--svid-cert, --svid-key and --trust-bundle; the only URI name of the certificate is the workload's SPIFFE ID.
+
+Example, which examples/proxy/proxy.conf explains:
+  heddle proxy --config examples/proxy/proxy.conf --pod-ip 127.0.0.9 --capture explicit \\
+    --svid-cert web.crt --svid-key web.key --trust-bundle ca.crt \\
+    --env-listen bench/store:80=127.0.0.9:8000";
 
 /// How the workload's traffic gets to the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -115,7 +115,7 @@ struct Latency([OnceLock<Box<[AtomicU64; OCTAVE]>>; BUCKETS / OCTAVE]);
 const OCTAVE: usize = 64;
 
 /// Every reason, at the place of its discriminant.
-const REASONS: [Reason; 17] = [
+const REASONS: [Reason; 18] = [
     Reason::NoIdentity,
     Reason::NoTarget,
     Reason::SourceNotAllowed,
@@ -133,6 +133,7 @@ const REASONS: [Reason; 17] = [
     Reason::HeadTooLarge,
     Reason::RequestTimeout,
     Reason::Overloaded,
+    Reason::GivenUp,
 ];
 
 const _: () = {

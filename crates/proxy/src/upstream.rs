@@ -33,7 +33,7 @@ pub(crate) struct Ended {
     pub(crate) status: u16,
     /// Of a call of gRPC that was answered.
     pub(crate) grpc_status: Option<u16>,
-    /// Why the mesh answered in the server's stead.
+    /// Why the mesh answered in the server's stead, or that the client gave up.
     pub(crate) reason: Option<Reason>,
     /// From the request's head to the end of the answer.
     pub(crate) latency: Duration,

@@ -43,7 +43,7 @@ fn reasons_have_stable_codes_and_statuses() {
     let expected = "no-identity 403, no-target 403, source-not-allowed 403, port-not-allowed 403, route-not-allowed 403, \
                     not-http 403, split-all-zero 503, no-endpoint 503, connect-failed 502, peer-identity 502, \
                     upstream-reset 502, upstream-timeout 504, not-http2 502, bad-request 400, head-too-large 431, \
-                    request-timeout 408, overloaded 503";
+                    request-timeout 408, overloaded 503, given-up 499";
     for pair in expected.split(", ") {
         let (code, status) = pair.split_once(' ').unwrap();
         let reason: Reason = serde_json::from_value(json!(code)).unwrap();

@@ -45,5 +45,6 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::HeadTooLarge => ("Request Header Fields Too Large", "the request's head is larger than the limit"),
         Reason::RequestTimeout => ("Request Timeout", "the request's head did not arrive in time"),
         Reason::Overloaded => ("Service Unavailable", "the proxy has no configuration yet, or has reached a limit"),
+        Reason::GivenUp => ("Client Closed Request", "the client went away before its answer was complete"),
     }
 }

@@ -198,7 +198,8 @@ async fn serve_request<D: Transport, H: Handler>(
         let rest = Rest { body: exchange.rest_of_request(), ..accepted.rest() };
         drop(exchange);
         let (outcome, reason) = outcome(&result);
-        let status = result.map_or_else(|_| reason.map_or(0, Reason::status), |exchanged| exchanged.status);
+        let answered = reason.filter(|_| outcome.is_some());
+        let status = result.map_or_else(|_| answered.map_or(0, Reason::status), |exchanged| exchanged.status);
         let (grpc_status, latency) = (None, start.elapsed());
         let ended = Ended { outcome, status, grpc_status, reason, latency, uploaded, downloaded };
         if let (Some(record), false) = (&mut accepted.record, matches!(result, Err(Failure::Unsent))) {
@@ -333,7 +334,8 @@ fn outcome(result: &Result<Exchanged, Failure>) -> (Option<Outcome>, Option<Reas
         Err(Failure::Answer(reason)) => (Some(Outcome::Failure), Some(*reason)),
         Err(Failure::Broken) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
         Err(Failure::Revoked { reason, .. }) => (Some(Outcome::Denied), Some(*reason)),
-        Err(Failure::Client | Failure::Unsent) => (None, None),
+        Err(Failure::Client) => (None, Some(Reason::GivenUp)),
+        Err(Failure::Unsent) => (None, None),
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 
 /// Codes of gRPC.
 const UNKNOWN: u16 = 2;
+const CANCELLED: u16 = 1;
 const DEADLINE_EXCEEDED: u16 = 4;
 const PERMISSION_DENIED: u16 = 7;
 const RESOURCE_EXHAUSTED: u16 = 8;
@@ -32,6 +33,7 @@ pub(super) fn grpc_code(reason: Reason) -> u16 {
         _ if reason.status() == 403 => PERMISSION_DENIED,
         Reason::UpstreamTimeout | Reason::RequestTimeout => DEADLINE_EXCEEDED,
         Reason::NotHttp2 => UNIMPLEMENTED,
+        Reason::GivenUp => CANCELLED,
         Reason::BadRequest => INTERNAL,
         Reason::HeadTooLarge => RESOURCE_EXHAUSTED,
         _ => UNAVAILABLE,

@@ -285,17 +285,20 @@ impl Lease {
                 return None;
             }
             Ok(outcome) => (Some(outcome), None),
-            Err(Failure::Client(_)) => (None, None),
+            Err(Failure::Client(_)) => (None, Some(Reason::GivenUp)),
             Err(Failure::Reset(_)) => (Some(Outcome::Failure), Some(Reason::UpstreamReset)),
             Err(Failure::Broken(reason)) => (Some(Outcome::Failure), Some(reason)),
             Err(Failure::Revoked(reason)) => (Some(Outcome::Denied), Some(reason)),
         };
-        if let (Err(Failure::Broken(_)), Some(load)) = (result, &self.load) {
-            load.failed();
-        }
         let (latency, uploaded) = (client.started.elapsed(), client.upload.moved);
-        let status = reason.map_or(answered.status.map_or(0, |status| status.as_u16()), Reason::status);
-        let grpc_status = match reason {
+        match (result, &self.load) {
+            (Err(Failure::Broken(_)), Some(load)) => load.failed(),
+            (Err(Failure::Client(_)), Some(load)) if answered.status.is_none() => load.gave_up(latency),
+            _ => {}
+        }
+        let answer = reason.filter(|_| outcome.is_some());
+        let status = answer.map_or(answered.status.map_or(0, |status| status.as_u16()), Reason::status);
+        let grpc_status = match answer {
             Some(reason) if client.form == Form::Grpc && !matches!(result, Err(Failure::Reset(_))) => {
                 Some(grpc_code(reason))
             }

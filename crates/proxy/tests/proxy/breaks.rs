@@ -172,6 +172,10 @@ fn a_request_that_its_client_gives_up_is_given_up_towards_the_application() {
         assert!(client.read_until(shown).ends_with(shown));
         drop(client);
         assert!(app.is_closed());
+        for (pod, side) in [(&cut.client, Side::Client), (&cut.server, Side::Server)] {
+            eventually("it is counted", || pod.reason(side, "given-up") == 1);
+            assert_eq!(pod.total(side, |totals| totals.requests.failure), 0);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -199,9 +199,10 @@ pub(crate) fn allow(sources: &[&Pod], tcp: bool) -> Value {
 
 /// A loopback address that nothing else uses.
 pub(crate) fn address() -> IpAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 64 | (high & 63), low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
+    let [carry, last] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 63), low.wrapping_add(carry), last).into()
 }
 
 /// Waits until something that is bound to happen has.
