@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::mesh::{HEDDLE, Mesh, Tally, eventually, has_tools, kill, machine};
+use serde_json::Value;
+
+use crate::mesh::{HEDDLE, Mesh, Tally, eventually, has_tools, kill, machine, terminate};
 
 #[test]
 fn a_control_plane_that_is_killed_for_a_minute_costs_no_request_and_changes_apply_when_it_is_back() {
@@ -43,27 +45,46 @@ fn certificates_of_thirty_seconds_rotate_under_load_without_a_lost_request() {
 }
 
 #[test]
-fn the_pod_of_a_proxy_that_is_killed_is_restarted() {
+fn the_pod_of_a_proxy_that_is_killed_is_restarted_and_only_requests_to_it_fail() {
     let Some(mesh) = Mesh::bookstore(&[]) else { return };
-    let ip =
-        mesh.kubectl(&["get", "pod", "-n", "bookstore", "-l", "version=v2", "-o", "jsonpath={.items[0].status.podIP}"]);
-    let proxies = mesh.processes(&["proxy", &format!("--pod-ip {ip} ")]);
+    let ask = |store: &str, options: &[&str]| {
+        let url = format!("http://{store}.bookstore:14001/books-bought");
+        mesh.start_as_buyer(&[&["load", "--connections", "4"], options, &[&url]].concat())
+    };
+    let stores = ["bookstore-v1", "bookstore-v2"];
+    let [to_other, to_killed] = stores.map(|store| ask(store, &[]));
+    // More than the bookbuyer alone asks for in the time that metrics are of.
+    eventually("both loads have begun", || stores.iter().all(|store| served(&mesh, store) > 400.0));
+    let of_pod = |field: &str| {
+        let field = format!("jsonpath={{.items[0].status.{field}}}");
+        mesh.kubectl(&["get", "pod", "-n", "bookstore", "-l", "version=v2", "-o", &field])
+    };
+    let proxies = mesh.processes(&["proxy", &format!("--pod-ip {} ", of_pod("podIP"))]);
     assert_eq!(proxies.len(), 1, "one proxy beside the pod");
     kill(proxies[0]);
-    let restarts = [
-        "get",
-        "pod",
-        "-n",
-        "bookstore",
-        "-l",
-        "version=v2",
-        "-o",
-        "jsonpath={.items[0].status.containerStatuses[0].restartCount}",
-    ];
-    eventually("the container was restarted", || mesh.kubectl(&restarts).trim() != "0");
+    eventually("the container was restarted", || of_pod("containerStatuses[0].restartCount") != "0");
     mesh.kubectl(&["wait", "-n", "bookstore", "--for=condition=Ready", "pod", "-l", "version=v2", "--timeout=60s"]);
-    mesh.split(&[("bookstore-v1", 0), ("bookstore-v2", 1)]);
-    eventually("v2 answers again", || mesh.load(10).answers_of("bookstore-v2") == 10);
+    eventually("it serves again", || Tally::of(ask("bookstore-v2", &["--requests", "10"])).successes() == 10);
+    mesh.processes(&["demo load"]).into_iter().for_each(terminate);
+    let [to_other, to_killed] = [to_other, to_killed].map(Tally::of);
+    to_other.assert_none_failed();
+    let failed = to_killed.answers_of("-");
+    println!("{} requests answered by the other, {failed} of this one failed: {to_killed:?}", to_other.successes());
+    assert!(failed > 0, "it was away under load: {to_killed:?}");
+    let without_connection = to_killed.of_status(502) + to_killed.of_status(503);
+    assert_eq!(without_connection, failed, "they are errors of connections: {to_killed:?}");
+    assert_eq!(to_killed.answers_of("bookstore-v2"), to_killed.successes(), "{to_killed:?}");
+}
+
+/// How many requests a Deployment of the bookstore has answered of late.
+fn served(mesh: &Mesh, deployment: &str) -> f64 {
+    let path = format!("/apis/metrics.smi-spec.io/v1alpha1/namespaces/bookstore/deployments/{deployment}");
+    let answer: Value = serde_json::from_str(&mesh.kubectl(&["get", "--raw", &path])).expect("JSON");
+    let metrics = answer["metrics"].as_array().expect("metrics");
+    let count = metrics.iter().find(|metric| metric["name"] == "success_count").expect("a count of successes");
+    let text = count["value"].as_str().expect("a quantity");
+    let (number, unit) = text.strip_suffix('k').map_or((text, 1.0), |number| (number, 1000.0));
+    number.parse::<f64>().expect("a number") * unit
 }
 
 #[test]
