@@ -8,6 +8,7 @@ use heddle_smi::{PortMatch, RouteKind, Rule, TrafficTarget};
 
 use crate::facts::{Fact, Transport};
 use crate::identities::Identities;
+use crate::missing::{self, Elsewhere};
 use crate::resource_set::Facts;
 use crate::{Problem, ProblemReason, ResourceSet};
 
@@ -36,6 +37,9 @@ struct Resolved {
     udp: Option<Ports>,
 }
 
+/// What to do about UDP.
+const NO_UDP: &str = "it may stay for a mesh that carries UDP";
+
 /// Compiles every target on its own: one that is not valid, or does not resolve, costs only itself (A2, A9).
 pub(crate) fn access(identities: &Identities<'_>, problems: &mut Vec<Problem>) -> Access {
     let mut access = vec![Vec::new(); identities.workloads.all.len()];
@@ -54,7 +58,8 @@ pub(crate) fn access(identities: &Identities<'_>, problems: &mut Vec<Problem>) -
 pub(crate) fn udp_routes(set: &ResourceSet, problems: &mut Vec<Problem>) {
     for fact in set.udp_routes.values().filter(|fact| fact.value.is_some()) {
         let message = "the route is kept, and has no effect yet: no proxy carries UDP";
-        problems.push(Problem::warning(fact.origin.clone(), ProblemReason::UdpNotCarried, message));
+        let problem = Problem::warning(fact.origin.clone(), ProblemReason::UdpNotCarried, message);
+        problems.push(problem.hint(NO_UDP));
     }
 }
 
@@ -154,7 +159,8 @@ impl<'a> Context<'a> {
                 RouteKind::UdpRoute => {
                     let route = self.resolve(&set.udp_routes, rule, &field).map(|route| &route.spec.matches);
                     let message = "the rule is kept, and has no effect yet: no proxy carries UDP";
-                    self.problems.push(Problem::note(self.fact.at(&field), ProblemReason::UdpNotCarried, message));
+                    let problem = Problem::note(self.fact.at(&field), ProblemReason::UdpNotCarried, message);
+                    self.problems.push(problem.hint(NO_UDP));
                     let ports = self.ports(route, rule, field);
                     layers.udp.get_or_insert_default().push(ports);
                 }
@@ -186,7 +192,7 @@ impl<'a> Context<'a> {
         for (number, name) in rule.matches.iter().enumerate() {
             match group.matches.iter().find(|(own, _)| **own == **name) {
                 Some((_, found)) => all.push(found.clone()),
-                None => self.no_match(rule, number, field),
+                None => self.no_match(rule, number, field, group.matches.iter().map(|(own, _)| &**own)),
             }
         }
         all
@@ -199,7 +205,7 @@ impl<'a> Context<'a> {
         for (number, name) in rule.matches.iter().enumerate() {
             match route.name.as_ref() == Some(name) {
                 true => is_named = true,
-                false => self.no_match(rule, number, &field),
+                false => self.no_match(rule, number, &field, route.name.as_deref().into_iter()),
             }
         }
         match route.ports.as_slice() {
@@ -240,16 +246,17 @@ impl<'a> Context<'a> {
         if found.is_none() {
             let state = if fact.is_some() { "is not valid" } else { "does not exist" };
             let message = format!("the {} `{namespace}/{}` {state}: the rule allows nothing", rule.kind, rule.name);
-            self.problems.push(self.error(field, ProblemReason::RefNotFound, message));
+            let hint = missing::hint(facts, rule.kind.as_str(), namespace, &rule.name, Elsewhere::Ignored);
+            self.problems.push(self.error(field, ProblemReason::RefNotFound, message).hint(hint));
         }
         found
     }
 
-    fn no_match(&mut self, rule: &Rule, number: usize, field: &str) {
+    fn no_match<'n>(&mut self, rule: &Rule, number: usize, field: &str, known: impl Iterator<Item = &'n str>) {
         let (kind, name, wanted) = (rule.kind, &rule.name, &rule.matches[number]);
         let message = format!("the {kind} `{name}` has no match named `{wanted}`: the name allows nothing");
         let problem = self.error(&format!("{field}.matches[{number}]"), ProblemReason::MatchNotFound, message);
-        self.problems.push(problem);
+        self.problems.push(problem.hint(missing::match_hint(wanted, known)));
     }
 
     fn error(&self, field: &str, reason: ProblemReason, message: impl Into<String>) -> Problem {

@@ -7,6 +7,7 @@ use heddle_policy::{InvalidSpiffeId, Origin, PodName, Source, SpiffeId};
 use heddle_smi::{IdentityBinding, Schemes, Subject, SubjectKind, TrafficTarget};
 
 use crate::facts::{Fact, Labels};
+use crate::missing::{self, Elsewhere};
 use crate::settings::Settings;
 use crate::workloads::Workloads;
 use crate::{Problem, ProblemReason, ResourceSet};
@@ -109,7 +110,8 @@ impl Identities<'_> {
                  proxies believe certificates of their own trust domain alone",
                 self.settings.trust_domain
             );
-            problems.push(Problem::warning(origin.clone(), ProblemReason::NotFederated, message));
+            let hint = format!("clients of this mesh have `spiffe://{}/ns/...`", self.settings.trust_domain);
+            problems.push(Problem::warning(origin.clone(), ProblemReason::NotFederated, message).hint(hint));
             return;
         }
         match self.spiffe_id(text).as_ref().and_then(SpiffeId::service_account) {
@@ -118,7 +120,8 @@ impl Identities<'_> {
             }
             None => {
                 let message = format!("no workload has the identity `{text}`: those of the mesh name a ServiceAccount");
-                problems.push(Problem::warning(origin.clone(), ProblemReason::NoWorkload, message));
+                let form = format!("write `spiffe://{}/ns/<namespace>/sa/<name>`", self.settings.trust_domain);
+                problems.push(Problem::warning(origin.clone(), ProblemReason::NoWorkload, message).hint(form));
             }
         }
     }
@@ -128,8 +131,10 @@ impl Identities<'_> {
         let whose = format!("the ServiceAccount `{namespace}/{name}`");
         problems.extend(self.absence(self.workloads.of_account(namespace, name), &whose, origin));
         let identity = SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name);
-        let invalid =
-            |error: InvalidSpiffeId| Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string());
+        let invalid = |error: InvalidSpiffeId| {
+            Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string())
+                .hint("correct the name of the ServiceAccount or of its namespace")
+        };
         identity.map_err(|error| problems.push(invalid(error))).ok()
     }
 
@@ -146,6 +151,7 @@ impl Identities<'_> {
                 "no workload of {whose} is in the mesh: without a proxy it neither proves its identity nor enforces access"
             );
             Problem::warning(origin.clone(), ProblemReason::NotInMesh, message)
+                .hint("remove the label `heddle.dev/inject: disabled` or `hostNetwork` that keeps them out")
         })
     }
 
@@ -162,7 +168,8 @@ impl Identities<'_> {
         if binding.is_none() {
             let state = if fact.is_some() { "is not valid" } else { "does not exist" };
             let message = format!("the IdentityBinding `{namespace}/{name}` {state}: it stands for nobody");
-            problems.push(Problem::error(origin.clone(), ProblemReason::RefNotFound, message));
+            let hint = missing::hint(&self.set.bindings, "IdentityBinding", namespace, name, Elsewhere::Named);
+            problems.push(Problem::error(origin.clone(), ProblemReason::RefNotFound, message).hint(hint));
         }
         binding
     }
@@ -221,7 +228,8 @@ impl Identities<'_> {
                 _ => {
                     let message =
                         format!("`{text}` is no identity of the namespace `{namespace}`: it is not a destination");
-                    problems.push(Problem::error(origin.clone(), ProblemReason::ForeignIdentity, message));
+                    let problem = Problem::error(origin.clone(), ProblemReason::ForeignIdentity, message);
+                    problems.push(problem.hint("a binding names destinations of its own namespace alone"));
                 }
             }
         }

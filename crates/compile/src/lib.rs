@@ -11,6 +11,7 @@ mod facts;
 mod identities;
 mod lower;
 mod mesh;
+mod missing;
 mod pod;
 mod problem;
 mod protocol;

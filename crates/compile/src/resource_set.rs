@@ -170,7 +170,8 @@ impl Entry<'_> {
             Ok(value) => fact.value = value,
             Err(error) => {
                 let message = format!("the {} cannot be read and is left out: {error}", entry.identity.kind);
-                fact.problems.push(Problem::error(fact.origin.clone(), ProblemReason::Invalid, message));
+                let problem = Problem::error(fact.origin.clone(), ProblemReason::Invalid, message);
+                fact.problems.push(problem.hint(format!("compare it with `kubectl explain {}`", entry.identity.kind)));
             }
         });
     }
@@ -205,7 +206,7 @@ impl Entry<'_> {
         } else {
             let origin = fact.at("metadata.name");
             let message = "an object needs a name, and no name contains `/`; it is left out";
-            fact.problems.push(Problem::error(origin, ProblemReason::Invalid, message));
+            fact.problems.push(Problem::error(origin, ProblemReason::Invalid, message).hint("write another name"));
         }
         map.insert(key, Arc::new(fact));
     }

@@ -7,6 +7,7 @@ use heddle_policy::{Backend, HttpMatch, Protocol, ServiceName, Split};
 use heddle_smi::TrafficSplit;
 
 use crate::facts::{Fact, Service, ServiceKind, Transport};
+use crate::missing::{self, Elsewhere};
 use crate::services::{Endpoints, Splits, tcp_ports};
 use crate::settings::Settings;
 use crate::{Problem, ProblemReason, ResourceSet};
@@ -121,7 +122,8 @@ impl<'a> Context<'a> {
         if self.split.spec.backends.iter().all(|backend| backend.weight == 0) {
             let message = "every weight is zero: nobody receives traffic, and clients are answered 503";
             let origin = self.fact.at("spec.backends");
-            problems.push(Problem::warning(origin, ProblemReason::AllWeightsZero, message));
+            let problem = Problem::warning(origin, ProblemReason::AllWeightsZero, message);
+            problems.push(problem.hint("give a backend a weight, or delete the split to send all to the root"));
         }
         problems.extend(self.udp_ports());
         let services = self.resolve_backends(problems);
@@ -141,6 +143,7 @@ impl<'a> Context<'a> {
         ports.map(|port| {
             let message = format!("port {} of the root is UDP, which no proxy carries: it is not split", port.port);
             Problem::warning(self.fact.at("spec.service"), ProblemReason::UdpNotCarried, message)
+                .hint("its TCP ports are split all the same")
         })
     }
 
@@ -149,7 +152,8 @@ impl<'a> Context<'a> {
     fn matches(&self, problems: &mut Vec<Problem>) -> Vec<Arc<HttpMatch>> {
         for port in tcp_ports(self.root).filter(|port| port.protocol == Protocol::Tcp) {
             let message = format!("port {} of the root speaks TCP: `matches` keep the split from it", port.port);
-            problems.push(Problem::warning(self.fact.at("spec.matches"), ProblemReason::MatchesOnTcp, message));
+            let problem = Problem::warning(self.fact.at("spec.matches"), ProblemReason::MatchesOnTcp, message);
+            problems.push(problem.hint("if it carries HTTP, write `appProtocol: http` in the Service"));
         }
         let mut all = Vec::new();
         for (number, reference) in self.split.spec.matches.iter().enumerate() {
@@ -164,7 +168,9 @@ impl<'a> Context<'a> {
                         reference.name
                     );
                     let origin = self.fact.at(&format!("spec.matches[{number}]"));
-                    problems.push(Problem::error(origin, ProblemReason::RefNotFound, message));
+                    let groups = &self.set.groups;
+                    let hint = missing::hint(groups, "HTTPRouteGroup", namespace, &reference.name, Elsewhere::Ignored);
+                    problems.push(Problem::error(origin, ProblemReason::RefNotFound, message).hint(hint));
                 }
             }
         }
@@ -179,14 +185,16 @@ impl<'a> Context<'a> {
             match find(self.set, name) {
                 Some(service) if service.kind == ServiceKind::External => {
                     let message = format!("`{name}` is a name outside the cluster: it receives nothing");
-                    problems.push(Problem::error(origin, ProblemReason::UnsupportedBackend, message));
+                    let problem = Problem::error(origin, ProblemReason::UnsupportedBackend, message);
+                    problems.push(problem.hint("name a Service that has pods"));
                 }
                 Some(service) => services.push((number, service)),
                 // It may be made later, and until then has nothing to receive (T8).
                 None if self.split.spec.backends[number].weight == 0 => {}
                 None => {
                     let message = format!("the Service `{name}` does not exist: its share goes to the others");
-                    problems.push(Problem::error(origin, ProblemReason::RefNotFound, message));
+                    let problem = Problem::error(origin, ProblemReason::RefNotFound, message);
+                    problems.push(problem.hint(no_service(self.set, name)));
                 }
             }
         }
@@ -206,7 +214,8 @@ impl<'a> Context<'a> {
             if weight > 0 && self.is_known_empty(service, port) {
                 let message =
                     format!("`{}` has no ready endpoint at port {port}: its share goes to the others", service.name);
-                problems.push(Problem::warning(origin.clone(), ProblemReason::NoReadyEndpoints, message));
+                let problem = Problem::warning(origin.clone(), ProblemReason::NoReadyEndpoints, message);
+                problems.push(problem.hint("its pods are not ready, or its selector selects none"));
             }
             backends.push(Backend { origin, service: service.name.clone(), weight });
         }
@@ -241,15 +250,18 @@ impl<'a> Context<'a> {
             let origin = self.fact.at(&format!("spec.backends[{number}].service"));
             if *name == self.root.name {
                 let message = "the root is its own backend: its share goes to the root's plain endpoints";
-                problems.push(Problem::warning(origin, ProblemReason::SelfReference, message));
+                let problem = Problem::warning(origin, ProblemReason::SelfReference, message);
+                problems.push(problem.hint("name a Service of the stable pods alone if the root selects more"));
             } else if roots.contains(name) {
                 let message = format!("`{name}` is the root of another split, which is not followed from here");
-                problems.push(Problem::warning(origin, ProblemReason::NestedSplit, message));
+                let problem = Problem::warning(origin, ProblemReason::NestedSplit, message);
+                problems.push(problem.hint("name the backends of that split here"));
             }
         }
         if self.root.kind == ServiceKind::Headless {
             let message = "the root is headless: clients that dial its pods by address bypass the split";
-            problems.push(Problem::warning(self.fact.at("spec.service"), ProblemReason::HeadlessRoot, message));
+            let problem = Problem::warning(self.fact.at("spec.service"), ProblemReason::HeadlessRoot, message);
+            problems.push(problem.hint("give the Service a ClusterIP, or let clients call it by its name"));
         }
     }
 }
@@ -264,13 +276,23 @@ fn root_service<'a>(
     fact: &Fact<TrafficSplit>,
     name: &ServiceName,
 ) -> Result<&'a Service, Box<Problem>> {
-    let (reason, message) = match find(set, name) {
+    let (reason, message, hint) = match find(set, name) {
         Some(service) if service.kind != ServiceKind::External => return Ok(service),
-        Some(_) => (ProblemReason::UnsupportedRoot, format!("the root `{name}` is a name outside the cluster")),
-        None => (ProblemReason::RootNotFound, format!("the root Service `{name}` does not exist")),
+        Some(_) => {
+            let message = format!("the root `{name}` is a name outside the cluster");
+            (ProblemReason::UnsupportedRoot, message, "name a Service that has pods".to_owned())
+        }
+        None => {
+            let message = format!("the root Service `{name}` does not exist");
+            (ProblemReason::RootNotFound, message, no_service(set, name))
+        }
     };
     let message = format!("{message}: the split has no effect");
-    Err(Problem::error(fact.at("spec.service"), reason, message).into())
+    Err(Problem::error(fact.at("spec.service"), reason, message).hint(hint).into())
+}
+
+fn no_service(set: &ResourceSet, name: &ServiceName) -> String {
+    missing::hint(&set.services, "Service", &name.namespace, &name.name, Elsewhere::Ignored)
 }
 
 /// Reads any DNS form of a Service of the split's own namespace (T1, T22).

@@ -58,7 +58,8 @@ pub(crate) fn workloads<'a>(set: &'a ResourceSet, settings: &Settings, problems:
             .or_insert_with(|| SpiffeId::of_service_account(&settings.trust_domain, account.0, account.1).ok());
         if identity.is_none() {
             let message = format!("no identity can be made of the ServiceAccount `{}`: it has no proxy", account.1);
-            problems.push(Problem::error(fact.at("spec.serviceAccountName"), ProblemReason::Invalid, message));
+            let problem = Problem::error(fact.at_pod("spec.serviceAccountName"), ProblemReason::Invalid, message);
+            problems.push(problem.hint("a ServiceAccount is named by lower-case letters, digits, `-` and `.`"));
         }
         let identity = identity.clone().filter(|_| is_in_mesh(set, workload));
         let access_log = settings.access_log(fact, workload, problems);
@@ -155,7 +156,8 @@ impl<'a> Workloads<'a> {
             if !found {
                 let origin = fact.at(&format!("spec.ports[{number}].targetPort"));
                 let message = "no selected workload has a container port of this name: the port has no endpoints";
-                problems.push(Problem::warning(origin, ProblemReason::TargetPortNotFound, message));
+                let problem = Problem::warning(origin, ProblemReason::TargetPortNotFound, message);
+                problems.push(problem.hint("give a container port this name, or write its number here"));
             }
         }
     }

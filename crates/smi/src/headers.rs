@@ -142,7 +142,14 @@ impl InvalidHeaders {
             Self::Duplicate(_) => InvalidReason::Duplicate,
             _ => InvalidReason::Value,
         };
-        Invalid::new(field, reason, self.to_string())
+        let invalid = Invalid::new(field, reason, self.to_string());
+        match self {
+            Self::Shape => invalid.hint("write `headers: {user-agent: \".*Firefox.*\"}`"),
+            Self::Value(_) => invalid,
+            Self::Duplicate(_) => invalid.hint("remove one of them: names that differ in case are the same"),
+            Self::Empty => invalid.hint("write a name and a regular expression into it, or remove it"),
+            Self::TooMany => invalid.hint("compare with fewer of them"),
+        }
     }
 }
 

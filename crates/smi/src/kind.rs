@@ -124,7 +124,7 @@ impl Kind {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         if group == "metrics.smi-spec.io" {
             let message = format!("{name} is measured and served by the mesh, not written to it");
-            return Err(Invalid::new("kind", InvalidReason::UnknownKind, message));
+            return Err(Invalid::new("kind", InvalidReason::UnknownKind, message).hint("remove the object"));
         }
         let of_group = Self::ALL.into_iter().filter(|kind| kind.names().group == group);
         let Some(kind) = of_group.clone().find(|kind| kind.names().kind == name) else {
@@ -149,8 +149,10 @@ impl Kind {
 fn required<'a>(value: &'a Value, field: &str) -> Result<&'a str, Invalid> {
     match &value[field] {
         Value::String(text) if !text.is_empty() => Ok(text),
-        Value::Null | Value::String(_) => Err(Invalid::new(field, InvalidReason::Required, "is missing")),
-        _ => Err(Invalid::new(field, InvalidReason::Type, "must be a string")),
+        Value::Null | Value::String(_) => {
+            Err(Invalid::new(field, InvalidReason::Required, "is missing").hint(format!("add `{field}`")))
+        }
+        value => Err(Invalid::new(field, InvalidReason::Type, "must be a string").unquoted(value)),
     }
 }
 
@@ -161,7 +163,7 @@ fn unknown_kind(group: &str, name: &str, of_group: impl Iterator<Item = Kind>) -
         let groups: Vec<_> = Kind::ALL.map(|kind| kind.names().group).into();
         return match closest(group, &groups) {
             Some(group) => invalid.hint(format!("did you mean `{group}`?")),
-            None => invalid,
+            None => invalid.hint(format!("known: {}", groups.join(", "))),
         };
     }
     let invalid = Invalid::new("kind", InvalidReason::UnknownKind, format!("`{group}` has no kind `{name}`"));

@@ -94,7 +94,7 @@
 //! ");
 //! let document = &manifest.documents[0];
 //! let errors = parse(&document.value).unwrap_err();
-//! assert_eq!(errors[0].to_string(), "spec.backends[0].weight: must be at least 0, is -1");
+//! assert_eq!(errors[0].message, "must be at least 0, is -1");
 //! assert_eq!(document.place(&errors[0].field).line, 8);
 //! ```
 

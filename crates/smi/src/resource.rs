@@ -91,7 +91,7 @@ fn check_shape(kind: Kind, version: Version, value: &Value) -> Vec<Invalid> {
     let misplaced = found.iter().any(|invalid| invalid.field == "matches");
     let has_spec = value.get("spec").is_some_and(|spec| !spec.is_null());
     if kind.has_spec(version) && !has_spec && !misplaced && found.iter().all(|i| i.field != "spec") {
-        found.push(Invalid::new("spec", InvalidReason::Required, "is missing"));
+        found.push(Invalid::new("spec", InvalidReason::Required, "is missing").hint("add `spec` with an object"));
     }
     check_metadata(value, &mut found);
     if kind == Kind::HttpRouteGroup {
@@ -108,12 +108,12 @@ fn check_metadata(value: &Value, found: &mut Vec<Invalid>) {
     schema::check(crd::metadata(), metadata, "metadata", found);
     if let Some(name) = metadata.get("name").and_then(Value::as_str) {
         if !is_dns_subdomain(name) {
-            let message =
-                format!("`{name}` is no name: lower-case letters, digits, `-` and `.`, at most 253 characters");
-            found.push(Invalid::new("metadata.name", InvalidReason::Value, message));
+            let invalid = Invalid::new("metadata.name", InvalidReason::Value, format!("`{name}` is no name"));
+            found.push(invalid.hint("write lower-case letters, digits, `-` and `.`, at most 253 characters"));
         }
     } else if metadata.get("generateName").is_none_or(Value::is_null) {
-        found.push(Invalid::new("metadata.name", InvalidReason::Required, "is missing"));
+        let invalid = Invalid::new("metadata.name", InvalidReason::Required, "is missing");
+        found.push(invalid.hint("add `name` with a string"));
     }
 }
 

@@ -26,13 +26,19 @@ pub(crate) fn check(schema: &JSONSchemaProps, value: &Value, field: &str, found:
 fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, field: &str, found: &mut Vec<Invalid>) {
     for name in schema.required.iter().flatten() {
         if fields.get(name).is_none_or(Value::is_null) {
-            found.push(Invalid::new(path::key(field, name), InvalidReason::Required, "is missing"));
+            let wanted = schema.properties.as_ref().and_then(|all| all.get(name)).map_or("a value", wanted);
+            let invalid = Invalid::new(path::key(field, name), InvalidReason::Required, "is missing");
+            found.push(invalid.hint(format!("add `{name}` with {wanted}")));
         }
     }
     let is_map = schema.additional_properties.is_some();
     let count = fields.values().filter(|value| is_map || !value.is_null()).count();
     if schema.min_properties.is_some_and(|min| (count as i64) < min) {
-        found.push(Invalid::new(field, InvalidReason::Required, "must not be empty"));
+        let known: Vec<_> = schema.properties.iter().flat_map(|all| all.keys()).map(String::as_str).collect();
+        let one_of =
+            if known.is_empty() { "key and its value".to_owned() } else { format!("of: {}", known.join(", ")) };
+        let invalid = Invalid::new(field, InvalidReason::Required, "must not be empty");
+        found.push(invalid.hint(format!("write at least one {one_of}")));
     }
     for (name, value) in fields {
         let field = path::key(field, name);
@@ -60,7 +66,7 @@ fn unknown_field(schema: &JSONSchemaProps, name: &str, field: String) -> Invalid
 
 fn check_array(schema: &JSONSchemaProps, items: &[Value], field: &str, found: &mut Vec<Invalid>) {
     if schema.min_items.is_some_and(|min| (items.len() as i64) < min) {
-        found.push(Invalid::new(field, InvalidReason::Required, "must not be empty"));
+        found.push(Invalid::new(field, InvalidReason::Required, "must not be empty").hint(an_item(schema)));
     }
     if let Some(max) = schema.max_items.filter(|max| items.len() as i64 > *max) {
         found.push(Invalid::new(field, InvalidReason::Value, format!("must have at most {max} items")));
@@ -72,6 +78,15 @@ fn check_array(schema: &JSONSchemaProps, items: &[Value], field: &str, found: &m
         }
     }
     check_duplicates(schema, items, field, found);
+}
+
+/// What to write into a list that may not be empty.
+fn an_item(schema: &JSONSchemaProps) -> String {
+    let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items else { return "write an item".to_owned() };
+    match item.required.as_deref().unwrap_or_default() {
+        [] => "write an item".to_owned(),
+        required => format!("write an item with `{}`", required.join("` and `")),
+    }
 }
 
 /// Of a list that is a set no item, and of one that is a map no key may come twice.
@@ -89,7 +104,11 @@ fn check_duplicates(schema: &JSONSchemaProps, items: &[Value], field: &str, foun
         let at = keys.first().map_or_else(|| item.clone(), |key| path::key(&item, key));
         if let Some(first) = seen.get(&key) {
             let message = format!("{key} is already at {}", path::item(field, *first));
-            found.push(Invalid::new(at, InvalidReason::Duplicate, message));
+            let hint = match keys.first() {
+                Some(key) => format!("remove one of them, or change its `{key}`"),
+                None => "remove one of them".to_owned(),
+            };
+            found.push(Invalid::new(at, InvalidReason::Duplicate, message).hint(hint));
         } else {
             seen.insert(key, index);
         }
@@ -99,7 +118,8 @@ fn check_duplicates(schema: &JSONSchemaProps, items: &[Value], field: &str, foun
 fn check_string(schema: &JSONSchemaProps, text: &str, field: &str, found: &mut Vec<Invalid>) {
     let length = text.chars().count() as i64;
     if schema.min_length.is_some_and(|min| length < min) {
-        found.push(Invalid::new(field, InvalidReason::Required, "must not be empty"));
+        let invalid = Invalid::new(field, InvalidReason::Required, "must not be empty");
+        found.push(invalid.hint("write a text, or leave the field out if it may be"));
     }
     if let Some(max) = schema.max_length.filter(|max| length > *max) {
         found.push(Invalid::new(field, InvalidReason::Value, format!("must have at most {max} characters")));
@@ -129,20 +149,32 @@ fn check_pattern(schema: &JSONSchemaProps, text: &str, field: &str, found: &mut 
     if !Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text)) {
         let invalid =
             Invalid::new(field, InvalidReason::Value, format!("`{text}` does not have the form it must have"));
-        found.push(match &schema.description {
-            Some(description) => invalid.hint(description.clone()),
-            None => invalid,
-        });
+        found.push(described(schema, invalid));
     }
 }
 
 fn check_number(schema: &JSONSchemaProps, value: &Value, field: &str, found: &mut Vec<Invalid>) {
     let number = value.as_f64().unwrap_or(f64::NAN);
+    let mut refuse = |message: String| {
+        let invalid = described(schema, Invalid::new(field, InvalidReason::Value, message));
+        found.push(match (&invalid.hint, schema.minimum, schema.maximum) {
+            (None, Some(min), Some(max)) => invalid.hint(format!("write a number from {min} to {max}")),
+            _ => invalid,
+        });
+    };
     if let Some(min) = schema.minimum.filter(|min| number < *min) {
-        found.push(Invalid::new(field, InvalidReason::Value, format!("must be at least {min}, is {value}")));
+        refuse(format!("must be at least {min}, is {value}"));
     }
     if let Some(max) = schema.maximum.filter(|max| number > *max) {
-        found.push(Invalid::new(field, InvalidReason::Value, format!("must be at most {max}, is {value}")));
+        refuse(format!("must be at most {max}, is {value}"));
+    }
+}
+
+/// What a field is for says what to write into it.
+fn described(schema: &JSONSchemaProps, invalid: Invalid) -> Invalid {
+    match &schema.description {
+        Some(description) => invalid.hint(description.clone()),
+        None => invalid,
     }
 }
 
@@ -174,24 +206,30 @@ fn is_integer(value: &Value) -> bool {
     value.is_i64() || value.is_u64()
 }
 
-fn wrong_type(schema: &JSONSchemaProps, value: &Value, field: &str) -> Invalid {
-    let wanted = match schema.type_.as_deref() {
+fn wanted(schema: &JSONSchemaProps) -> &'static str {
+    match schema.type_.as_deref() {
         Some("object") => "an object",
         Some("array") => "a list",
         Some("string") => "a string",
         Some("boolean") => "true or false",
         Some("integer") => "a whole number",
-        _ => "a number",
-    };
-    let message = format!("must be {wanted}, is {}", name_of(value));
+        Some("number") => "a number",
+        _ => "a value",
+    }
+}
+
+fn wrong_type(schema: &JSONSchemaProps, value: &Value, field: &str) -> Invalid {
+    let message = format!("must be {}, is {}", wanted(schema), name_of(value));
     let invalid = Invalid::new(field, InvalidReason::Type, message);
     match (schema.type_.as_deref(), value) {
-        (Some("string"), _) => invalid.unquoted(value),
+        (Some("string"), Value::Number(_) | Value::Bool(_)) => invalid.unquoted(value),
+        (Some("string"), Value::Null) => invalid.hint("write a value, or remove the key"),
         (Some("integer"), Value::String(text)) if text.parse::<i64>().is_ok() => {
             invalid.hint(format!("write it without quotes: {text}"))
         }
-        (Some("array"), Value::Object(_)) => invalid.hint("start each item with `- `"),
-        _ => invalid,
+        (Some("array"), _) => invalid.hint("start each item with `- `"),
+        (Some("object"), _) => invalid.hint("write its fields below it, further to the right"),
+        _ => described(schema, invalid),
     }
 }
 

@@ -27,7 +27,8 @@ pub(crate) fn validate(resource: &mut Resource, found: &mut Found) {
         Resource::MeshConfig(config) => {
             if config.metadata.name.as_deref() != Some(crate::MESH_CONFIG_NAME) {
                 let message = "the one MeshConfig that counts is named `default`";
-                found.errors.push(Invalid::new("metadata.name", InvalidReason::Value, message));
+                let invalid = Invalid::new("metadata.name", InvalidReason::Value, message);
+                found.errors.push(invalid.hint("rename it to `default`"));
             }
         }
         Resource::TcpRoute(_) | Resource::UdpRoute(_) | Resource::TrafficSplit(_) => {}
@@ -42,7 +43,8 @@ fn traffic_target(target: &TrafficTarget, found: &mut Found) {
     {
         if empty {
             let message = "is empty, so the target grants nothing";
-            found.warnings.push(Invalid::new(field, InvalidReason::Required, message));
+            let invalid = Invalid::new(field, InvalidReason::Required, message);
+            found.warnings.push(invalid.hint("write an item with `kind` and `name`"));
         }
     }
     for (index, source) in target.spec.sources.iter().enumerate() {
@@ -71,26 +73,29 @@ fn identity_binding(binding: &mut IdentityBinding, found: &mut Found) {
             let message = format!("has no scheme and is read as `{id}`");
             found.warnings.push(Invalid::new(&field, InvalidReason::Value, message).hint("write the scheme"));
         }
-        if let Err(message) = check_spiffe_id(id) {
-            found.errors.push(Invalid::new(field, InvalidReason::Value, message));
+        if let Err((message, hint)) = check_spiffe_id(id) {
+            found.errors.push(Invalid::new(field, InvalidReason::Value, message).hint(hint));
         }
     }
 }
 
-/// By the SPIFFE ID specification, section 2.
-fn check_spiffe_id(id: &str) -> Result<(), String> {
-    let rest = id.strip_prefix("spiffe://").ok_or_else(|| format!("`{id}` does not start with spiffe://"))?;
+/// By the SPIFFE ID specification, section 2. The error is what is wrong and what to do about it.
+fn check_spiffe_id(id: &str) -> Result<(), (String, &'static str)> {
+    let rest = id
+        .strip_prefix("spiffe://")
+        .ok_or_else(|| (format!("`{id}` does not start with spiffe://"), "write `spiffe://<trust domain>/<path>`"))?;
     let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
     let in_domain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
     if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(in_domain) {
-        return Err(format!("`{domain}` is no trust domain: 1 to 255 of a-z, 0-9, `.`, `-` and `_`"));
+        return Err((format!("`{domain}` is no trust domain"), "write 1 to 255 of a-z, 0-9, `.`, `-` and `_`"));
     }
     let in_segment = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     let segment = |text: &str| !matches!(text, "" | "." | "..") && text.bytes().all(in_segment);
     match path {
-        Some(path) if !path.split('/').all(segment) => {
-            Err(format!("`/{path}` is no path of a SPIFFE ID: segments of a-z, A-Z, 0-9, `.`, `-` and `_`, none empty"))
-        }
+        Some(path) if !path.split('/').all(segment) => Err((
+            format!("`/{path}` is no path of a SPIFFE ID"),
+            "write segments of a-z, A-Z, 0-9, `.`, `-` and `_`, none of them empty, `.` or `..`",
+        )),
         _ => Ok(()),
     }
 }
@@ -98,7 +103,8 @@ fn check_spiffe_id(id: &str) -> Result<(), String> {
 fn http_route_group(group: &HttpRouteGroup, found: &mut Found) {
     if group.spec.matches.is_empty() {
         let message = "is empty, so no request belongs to the group";
-        found.warnings.push(Invalid::new("spec.matches", InvalidReason::Required, message));
+        let invalid = Invalid::new("spec.matches", InvalidReason::Required, message);
+        found.warnings.push(invalid.hint("write an item with `name`; one that has nothing else is any request"));
     }
     for (index, rule) in group.spec.matches.iter().enumerate() {
         http_match(rule, &path::item("spec.matches", index), found);
@@ -109,7 +115,9 @@ fn http_match(rule: &HttpMatch, field: &str, found: &mut Found) {
     if let Some(pattern) = &rule.path_regex {
         let field = path::key(field, "pathRegex");
         match check_pattern(pattern) {
-            Err(message) => found.errors.push(Invalid::new(field, InvalidReason::Value, message)),
+            Err((message, hint)) => {
+                found.errors.push(Invalid::new(field, InvalidReason::Value, message).hint(hint));
+            }
             Ok(()) if pattern.starts_with(|first: char| first.is_ascii_alphanumeric()) => {
                 let message = "matches from the start of the path, and every path starts with `/`";
                 found
@@ -122,9 +130,10 @@ fn http_match(rule: &HttpMatch, field: &str, found: &mut Found) {
     for (name, pattern) in rule.headers.iter() {
         let field = path::key(&path::key(field, "headers"), name);
         if !is_header_name(name) {
-            found.errors.push(Invalid::new(field, InvalidReason::Value, format!("`{name}` is no header name")));
-        } else if let Err(message) = check_pattern(pattern) {
-            found.errors.push(Invalid::new(field, InvalidReason::Value, message));
+            let invalid = Invalid::new(field, InvalidReason::Value, format!("`{name}` is no header name"));
+            found.errors.push(invalid.hint("write a name such as `user-agent`: letters, digits and `-`"));
+        } else if let Err((message, hint)) = check_pattern(pattern) {
+            found.errors.push(Invalid::new(field, InvalidReason::Value, message).hint(hint));
         }
     }
 }
@@ -136,15 +145,38 @@ fn is_header_name(name: &str) -> bool {
 }
 
 /// Whether a pattern can be compiled, alone: the data plane puts its anchors around what was parsed, not around the text.
-fn check_pattern(pattern: &str) -> Result<(), String> {
+/// The error is what is wrong and what to do about it.
+fn check_pattern(pattern: &str) -> Result<(), (String, &'static str)> {
     if pattern.len() > PATTERN_LENGTH_LIMIT {
-        return Err(format!("is longer than {PATTERN_LENGTH_LIMIT} bytes"));
+        return Err((format!("is longer than {PATTERN_LENGTH_LIMIT} bytes"), "divide it among several matches"));
     }
     let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_SIZE_LIMIT).dfa_size_limit(PATTERN_SIZE_LIMIT).build();
     compiled.map(drop).map_err(|error| match error {
-        regex::Error::CompiledTooBig(limit) => format!("compiles to more than {limit} bytes"),
-        error => format!("is not a regular expression: {}", last_line(&error.to_string())),
+        regex::Error::CompiledTooBig(limit) => {
+            (format!("compiles to more than {limit} bytes"), "repeat fewer times: write `+` in stead of `{1,1000}`")
+        }
+        error => {
+            let text = error.to_string();
+            let why = last_line(&text);
+            (format!("is not a regular expression: {why}"), pattern_hint(why))
+        }
     })
+}
+
+/// What to do about what the parser of patterns says. `regex` has no codes for it.
+fn pattern_hint(why: &str) -> &'static str {
+    let hints = [
+        ("unclosed group", r"close it with `)`, or write `\(` for the character"),
+        ("unopened group", r"open it with `(`, or write `\)` for the character"),
+        ("unclosed character class", r"close it with `]`, or write `\[` for the character"),
+        ("repetition operator", r"`.*` is any text; write `\*`, `\+` or `\?` for the character"),
+        ("repetition quantifier", r"write such as `{1,3}`, or `\{` for the character"),
+        ("look-around", "say what the text is, not what it is not: name the paths or values that are meant"),
+        ("backreferences", "write the alternatives out: `a=a|b=b`"),
+        ("escape", "write the character without `\\`"),
+    ];
+    let found = hints.into_iter().find(|(start, _)| why.contains(start));
+    found.map_or("the syntax is that of RE2 and of Rust's `regex`", |(_, hint)| hint)
 }
 
 /// The parser's message draws the pattern over several lines, and says what is wrong in the last.
