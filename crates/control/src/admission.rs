@@ -80,24 +80,72 @@ fn refusal(object: &Value, invalid: &[Invalid]) -> Value {
 }
 
 fn warnings(doubts: &[Invalid], problems: Vec<Problem>) -> Vec<String> {
-    let doubts = doubts.iter().map(|doubt| (doubt.field.as_str(), doubt.to_string()));
     let problems = problems.iter().filter(|problem| problem.severity != Severity::Note).map(|problem| {
         let hint = problem.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
         // What is about the resource as a whole names no field.
         let field = &*problem.origin.field;
         let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
-        (field, format!("{place}{}{hint}", problem.message))
+        format!("{place}{}{hint}", problem.message)
     });
-    let mut warnings: Vec<(&str, String)> = Vec::new();
-    for (field, warning) in doubts.chain(problems) {
-        // What the parser doubts the compiler finds, too.
-        if !warnings.iter().any(|(known, _)| *known == field) {
-            warnings.push((field, warning[..warning.floor_char_boundary(WARNING_MAX)].to_owned()));
+    let mut warnings: Vec<String> = Vec::new();
+    for warning in doubts.iter().map(Invalid::to_string).chain(problems) {
+        // What the parser doubts the compiler says again, in the same words.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
         }
     }
-    warnings.into_iter().map(|(_, warning)| warning).take(WARNINGS).collect()
+    warnings.truncate(WARNINGS);
+    warnings.iter_mut().for_each(|warning| warning.truncate(warning.floor_char_boundary(WARNING_MAX)));
+    warnings
 }
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_compile::ProblemReason;
+    use heddle_policy::Origin;
+
+    use super::*;
+
+    #[test]
+    fn every_problem_of_a_field_is_shown_and_none_twice() {
+        let target = json!({
+            "apiVersion": "access.smi-spec.io/v1alpha2",
+            "kind": "TrafficTarget",
+            "metadata": { "name": "buyers" },
+            "spec": { "destination": { "kind": "ServiceAccount", "name": "web" }, "sources": [] },
+        });
+        let problem = |field: &str, message: &str, hint: Option<String>| Problem {
+            origin: Origin {
+                kind: "TrafficTarget".into(),
+                namespace: "shop".into(),
+                name: "buyers".into(),
+                field: field.into(),
+                at: "".into(),
+            },
+            severity: Severity::Warning,
+            reason: ProblemReason::NoWorkload,
+            message: message.to_owned(),
+            hint,
+        };
+        let doubts = heddle_smi::parse(&target).unwrap().warnings;
+        let again = doubts.iter().map(|doubt| problem(&doubt.field, &doubt.message, doubt.hint.clone()));
+        let others = [
+            problem("spec.destination", "no pod runs as it", None),
+            problem("spec.destination", "it is of another namespace", None),
+            problem("", "has no effect", Some("write more".to_owned())),
+        ];
+        let answer = review(&json!({ "request": { "object": target } }), |_| again.chain(others).collect());
+        let expected = json!([
+            doubts[0].to_string(),
+            doubts[1].to_string(),
+            "spec.destination: no pod runs as it",
+            "spec.destination: it is of another namespace",
+            "has no effect (write more)",
+        ]);
+        assert_eq!(answer["response"]["warnings"], expected);
+    }
 }
