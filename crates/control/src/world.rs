@@ -50,6 +50,8 @@ pub(crate) struct Key {
 pub(crate) struct Entry {
     pub(crate) uid: String,
     pub(crate) generation: i64,
+    /// Which version of the object this is, as `at` says it of what is made of the object.
+    pub(crate) version: Arc<str>,
     /// Those that the API server has.
     pub(crate) conditions: Vec<Condition>,
     /// Of a pod, the name of its ServiceAccount.
@@ -241,6 +243,7 @@ impl Entry {
         Self {
             uid: text(&meta["uid"]),
             generation: generation.unwrap_or_default(),
+            version: version_of(object),
             conditions: if kind.is_custom() { conditions_of(object) } else { Vec::new() },
             service_account: if kind.kind == "Pod" { service_account } else { String::new() },
             print,

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::stream::StreamExt;
 use heddle_cluster::{Draft, Note, Recorder, Severity, StatusError, merge_conditions, write_status};
 use heddle_compile::{Condition, ConditionStatus, ConditionType, Problem, ResourceStatus};
+use heddle_policy::Origin;
 use heddle_xds::Proxies;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -17,7 +18,7 @@ use tracing::{debug, warn};
 use crate::discovery::Discovery;
 use crate::plane::{Snapshot, kind_of};
 use crate::programmed::Delays;
-use crate::world::{Key, Ledger};
+use crate::world::{Entry, Key, Ledger};
 
 /// Writes what changes, while this process leads.
 pub(crate) struct Writer {
@@ -90,7 +91,9 @@ impl Writer {
 
     async fn write(&self, status: &ResourceStatus, delays: &Delays) -> bool {
         let key = Key::from(&status.origin);
-        let (Some(kind), Some(entry)) = (kind_of(&key.kind), self.ledger.get(&key)) else { return true };
+        let (Some(kind), Some(entry)) = (kind_of(&key.kind), compiled(&self.ledger, &status.origin)) else {
+            return true;
+        };
         let drafts: Vec<_> = status.conditions.iter().map(|condition| draft(condition, &key, delays)).collect();
         let Some(conditions) = merge_conditions(&entry.conditions, &drafts, entry.generation) else { return true };
         match write_status(&self.client, kind, &key.namespace, &key.name, &conditions).await {
@@ -146,6 +149,12 @@ async fn settle(
     Ok(())
 }
 
+/// What is known of an object, if that is the version of it that was compiled: of another one nothing can be said, and a
+/// mesh made of it is on its way.
+fn compiled(ledger: &Ledger, origin: &Origin) -> Option<Entry> {
+    ledger.get(&Key::from(origin)).filter(|entry| entry.version == origin.at)
+}
+
 /// A condition as it is to be written: `Programmed` is true only when the proxies say so, too.
 fn draft(condition: &Condition, key: &Key, delays: &Delays) -> Draft {
     let (status, reason, message) = match (condition.r#type, condition.status, delays.get(key)) {
@@ -184,4 +193,38 @@ async fn record(recorder: &mut Recorder, ledger: &Ledger, problem: &Problem) -> 
         text: format!("{field}{}{hint}", problem.message),
     };
     recorder.record(&about, note).await
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_cluster::{Change, Event, KINDS, State};
+    use serde_json::json;
+
+    use super::*;
+    use crate::traffic::Traffic;
+    use crate::world::World;
+
+    fn written(world: &mut World, generation: i64) {
+        let route = json!({
+            "apiVersion": "specs.smi-spec.io/v1alpha4",
+            "kind": "TCPRoute",
+            "metadata": { "namespace": "shop", "name": "all", "uid": "1", "generation": generation },
+            "spec": { "matches": {} },
+        });
+        let kind = *KINDS.iter().find(|kind| kind.kind == "TCPRoute").unwrap();
+        world.apply(Event { kind, changes: vec![Change::Applied(route)], state: State::Synced });
+    }
+
+    #[test]
+    fn what_was_compiled_is_said_of_no_later_generation() {
+        let mut world = World::new(&[], Traffic::new(Instant::now()));
+        written(&mut world, 1);
+        let before = heddle_compile::compile(&world.resources.read()).statuses.remove(0);
+        assert_eq!(compiled(&world.ledger, &before.origin).unwrap().generation, 1);
+
+        written(&mut world, 2);
+        assert_eq!(compiled(&world.ledger, &before.origin), None);
+        let after = heddle_compile::compile(&world.resources.read()).statuses.remove(0);
+        assert_eq!(compiled(&world.ledger, &after.origin).unwrap().generation, 2);
+    }
 }
