@@ -84,6 +84,24 @@ fn i2_schemes_that_exclude_each_other_and_ids_that_are_none_are_refused() {
     accepted(&binding(json!({"podLabelSelector": selector})));
 }
 
+/// Of v1alpha1 and v1alpha2 they may be, and are then stored in v1alpha4: refused there, they would take no status.
+#[test]
+fn a13_an_api_server_bears_targets_without_rules_which_admission_refuses() {
+    for version in ["v1alpha3", "v1alpha4"] {
+        let target = json!({
+            "apiVersion": format!("access.smi-spec.io/{version}"), "kind": "TrafficTarget", "metadata": {"name": "a"},
+            "spec": {"destination": {"kind": "ServiceAccount", "name": "a"}, "rules": [], "sources": []},
+        });
+        let (kind, version) = Kind::of(&target).unwrap();
+        let spec = &schema(kind, version)["properties"]["spec"]["properties"];
+        assert_eq!((&spec["rules"]["minItems"], &spec["sources"]["minItems"]), (&Value::Null, &Value::Null));
+        accepted(&target);
+        let refused: Vec<_> =
+            heddle_smi::parse(&target).unwrap_err().into_iter().map(|invalid| invalid.field).collect();
+        assert_eq!(refused, ["spec.rules", "spec.sources"]);
+    }
+}
+
 #[test]
 fn fields_that_a_version_would_lose_are_refused() {
     let target = |version: &str, destination: Value| {

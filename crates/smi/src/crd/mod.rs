@@ -95,6 +95,7 @@ fn by_webhook(client_config: &WebhookClientConfig) -> CustomResourceConversion {
 
 fn served(kind: Kind, version: Version) -> CustomResourceDefinitionVersion {
     let mut schema = schemas::schema(kind, version);
+    schemas::bear_what_is_stored(kind, &mut schema);
     absent::refuse(kind, version, &mut schema);
     CustomResourceDefinitionVersion {
         name: version.to_string(),

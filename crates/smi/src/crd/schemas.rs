@@ -52,6 +52,22 @@ fn traffic_target(version: Version) -> Schema {
     root.about(about)
 }
 
+/// Lets an API server bear lists that only older versions let be empty. A target of theirs is stored in the newest
+/// version without being checked again, and its labels and status could not be written if the lists were refused there.
+/// They grant nothing, and [`parse`](crate::parse) refuses them (A13).
+pub(super) fn bear_what_is_stored(kind: Kind, root: &mut Schema) {
+    if kind != Kind::TrafficTarget {
+        return;
+    }
+    let spec = root.properties.as_mut().and_then(|root| root.get_mut("spec"));
+    let Some(fields) = spec.and_then(|spec| spec.properties.as_mut()) else { return };
+    for list in ["rules", "sources"] {
+        if let Some(list) = fields.get_mut(list) {
+            list.min_items = None;
+        }
+    }
+}
+
 /// A root object whose one field `spec` is an object of these fields.
 fn spec<const N: usize>(fields: [(&str, Schema); N], required: &[&str]) -> Schema {
     object([("spec", object(fields).required(required))]).required(&["spec"])
