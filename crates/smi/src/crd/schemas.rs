@@ -252,6 +252,7 @@ fn mesh_config() -> Schema {
 fn tracing() -> Schema {
     let text = |max_length, pattern: &str| Schema {
         max_length: Some(max_length),
+        min_length: Some(1),
         pattern: Some(pattern.to_owned()),
         ..string()
     };
