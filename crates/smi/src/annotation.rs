@@ -18,7 +18,8 @@ pub const DESTINATION_PORT: &str = "conversion.heddle.dev/destination-port";
 /// as JSON.
 pub const MATCHES: &str = "conversion.heddle.dev/matches";
 
-/// On an HTTPRouteGroup of v1alpha1: an object of the headers by the name of their match, as JSON.
+/// On an HTTPRouteGroup of v1alpha1: an object of the headers by the name of their match, as JSON, for the matches that
+/// come back without the field.
 pub const HEADERS: &str = "conversion.heddle.dev/headers";
 
 /// On a TrafficSplit of v1alpha2 to v1alpha4: the thousandths that one unit of weight was in v1alpha1. It has no

@@ -112,18 +112,42 @@ fn headers_kept_for_a_match_that_is_gone_are_refused() {
     assert!(refused.message.contains("`insider`"), "{refused}");
 }
 
+/// As `kubectl apply` does, which replaces `matches` and leaves the annotation as it was read.
 #[test]
-fn headers_of_v1alpha1_add_to_those_that_are_kept() {
-    let group = |headers: Value| {
-        json!({
-            "apiVersion": "specs.smi-spec.io/v1alpha1", "kind": "HTTPRouteGroup",
-            "metadata": {"name": "a", "annotations": {annotation::HEADERS: r#"{"a":[{"cookie":"x"}]}"#}},
-            "matches": [{"name": "a", "headers": headers}],
-        })
+fn s20_headers_of_v1alpha1_can_be_changed() {
+    let newest = "specs.smi-spec.io/v1alpha4";
+    let stored = json!({
+        "apiVersion": newest, "kind": "HTTPRouteGroup", "metadata": {"name": "a"},
+        "spec": {"matches": [{"name": "a", "headers": [{"cookie": "x"}]}, {"name": "b"}]},
+    });
+    let read = convert(stored.clone(), "specs.smi-spec.io/v1alpha1").unwrap();
+    assert_eq!(read["matches"][0]["headers"], json!([{"cookie": "x"}]));
+    let written = |matches: Value| {
+        let mut group = read.clone();
+        group["matches"] = matches;
+        group
     };
-    let up = convert(group(json!([{"host": "shop"}])), "specs.smi-spec.io/v1alpha4").unwrap();
-    assert_eq!(up["spec"]["matches"][0]["headers"], json!([{"cookie": "x"}, {"host": "shop"}]));
-    refusal(&group(json!({"Cookie": "y"})), "specs.smi-spec.io/v1alpha4");
+    let b = json!({"name": "b"});
+    for (headers, now) in [
+        (json!([{"cookie": "y"}]), json!([{"cookie": "y"}])),
+        (json!({"Cookie": "y", "host": "shop"}), json!([{"Cookie": "y"}, {"host": "shop"}])),
+        (json!([]), Value::Null),
+        (json!({}), Value::Null),
+    ] {
+        let group = convert(written(json!([{"name": "a", "headers": headers}, b])), newest).unwrap();
+        assert_eq!(group["spec"]["matches"][0]["headers"], now);
+        assert_eq!(group["metadata"], stored["metadata"], "nothing is kept");
+    }
+
+    // A client that does not know the field may not lose it, and so not by another name either.
+    for matches in [json!([{"name": "a"}, b]), json!([{"name": "a", "headers": null}, b])] {
+        assert_eq!(convert(written(matches), newest).unwrap(), stored);
+    }
+    refusal(&written(json!([{"name": "renamed"}, b])), newest);
+    // This one knows it.
+    let renamed = json!([{"name": "renamed", "headers": [{"cookie": "x"}]}]);
+    let group = convert(written(renamed.clone()), newest).unwrap();
+    assert_eq!(group["spec"]["matches"], renamed);
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn group_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Invali
         for (index, rule) in matches_mut(object)?.iter_mut().enumerate() {
             let field = path::item("spec.matches", index);
             let rule = object_mut(rule, &field)?;
-            if let Some(headers) = rule.remove("headers") {
+            if let Some(headers) = rule.get("headers").cloned() {
                 let name = text(rule, "name", &field)?;
                 if kept.insert(name.to_owned(), headers).is_some() {
                     let message = format!("there are two matches `{name}`");
@@ -171,34 +171,36 @@ fn group_down(to: Version, object: &mut Map<String, Value>) -> Result<(), Invali
     Ok(())
 }
 
-/// Gives every match the headers that are kept for it, beside those it has. Kept headers whose match is not there may
-/// be those of a match that got another name, so they are no longer known to be on the right one: refused.
+/// Gives the matches that say nothing of headers those that are kept for them: v1alpha1 has no headers in its types,
+/// and a client built on them drops the field. A match that has the field, be it empty, has what it says.
+///
+/// Kept headers whose match is not there may be those of a match that got another name and lost them: refused.
 fn restore_headers(object: &mut Map<String, Value>, text_of_all: &str) -> Result<(), Invalid> {
     let field = annotation::field(annotation::HEADERS);
     let refused = |message: String| {
         Invalid::new(&field, InvalidReason::Value, message)
-            .hint("write the group in v1alpha2 or newer, which has headers, or correct the annotation")
+            .hint("write the headers of every match, `[]` for none, or correct the annotation")
     };
     let Ok(Value::Object(mut kept)) = serde_json::from_str(text_of_all) else {
         return Err(refused("is not a JSON object of headers by match".to_owned()));
     };
+    let mut some_lack = false;
     for (index, rule) in matches_mut(object)?.iter_mut().enumerate() {
         let at = path::item("spec.matches", index);
         let rule = object_mut(rule, &at)?;
-        let Some(more) = kept.remove(text(rule, "name", &at)?) else { continue };
-        let own = rule.get("headers").unwrap_or(&Value::Null);
-        let mut headers = Headers::from_value(own, &path::key(&at, "headers"))?;
-        let more = Headers::from_value(&more, "").map_err(|invalid| refused(invalid.message))?;
-        for (name, value) in more.iter() {
-            if headers.get(name) != Some(value) {
-                headers.insert(name.to_owned(), value.to_owned()).map_err(|error| refused(error.to_string()))?;
-            }
+        let headers = kept.remove(text(rule, "name", &at)?);
+        if rule.get("headers").is_some_and(|own| !own.is_null()) {
+            continue;
         }
-        rule.insert("headers".to_owned(), headers.to_value());
+        some_lack = true;
+        if let Some(headers) = headers {
+            let headers = Headers::from_value(&headers, "").map_err(|invalid| refused(invalid.message))?;
+            rule.insert("headers".to_owned(), headers.to_value());
+        }
     }
     match kept.keys().next() {
-        Some(name) => Err(refused(format!("keeps headers of the match `{name}`, which is not there"))),
-        None => Ok(()),
+        Some(name) if some_lack => Err(refused(format!("keeps headers of the match `{name}`, which is not there"))),
+        _ => Ok(()),
     }
 }
 
