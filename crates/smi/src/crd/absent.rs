@@ -36,6 +36,7 @@ const UNDER_SPEC: &str = "write it under spec; `heddle check --fix` does so";
 const PORTS_CAME: &str = "ports came with v1alpha4; write the route in that version";
 const METHODS: &str = "did you mean `methods`?";
 const PATH_REGEX: &str = "did you mean `pathRegex`?";
+const PATH_PREFIX: &str = "write it as `pathRegex`, which is anchored at its start only";
 const HEADERS: &str = "did you mean `headers`?";
 const MATCHES: &str = "did you mean `matches`?";
 const PORTS: &str = "did you mean `ports`, a list?";
@@ -83,6 +84,15 @@ static ABSENT: &[Absent] = &[
         "it came with v1alpha3, under spec; write the split in that version or a newer one",
     ),
     field(Kind::TrafficSplit, WITH_SPEC, "", "matches", Type::Objects, UNDER_SPEC),
+    field(
+        Kind::TrafficSplit,
+        &[V1Alpha1, V1Alpha2],
+        "spec",
+        "match",
+        Type::Objects,
+        "matches came with v1alpha3; write the split in that version or a newer one",
+    ),
+    field(Kind::TrafficSplit, WITH_SPEC, "spec", "match", Type::Objects, MATCHES),
     field(Kind::TcpRoute, &[V1Alpha1, V1Alpha2], "", "spec", Type::Object, PORTS_CAME),
     field(Kind::TcpRoute, &[V1Alpha3], "spec", "matches", Type::Object, PORTS_CAME),
     field(Kind::TcpRoute, &[V1Alpha4], "", "matches", Type::Object, UNDER_SPEC),
@@ -92,11 +102,15 @@ static ABSENT: &[Absent] = &[
     field(Kind::HttpRouteGroup, WITH_SPEC, "", "matches", Type::Objects, UNDER_SPEC),
     field(Kind::HttpRouteGroup, FLAT, "matches[]", "method", Type::Strings, METHODS),
     field(Kind::HttpRouteGroup, FLAT, "matches[]", "pathregex", Type::String, PATH_REGEX),
+    field(Kind::HttpRouteGroup, FLAT, "matches[]", "pathRegexp", Type::String, PATH_REGEX),
     field(Kind::HttpRouteGroup, FLAT, "matches[]", "path", Type::String, PATH_REGEX),
+    field(Kind::HttpRouteGroup, FLAT, "matches[]", "pathPrefix", Type::String, PATH_PREFIX),
     field(Kind::HttpRouteGroup, FLAT, "matches[]", "header", Type::Object, HEADERS),
     field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "method", Type::Strings, METHODS),
     field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "pathregex", Type::String, PATH_REGEX),
+    field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "pathRegexp", Type::String, PATH_REGEX),
     field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "path", Type::String, PATH_REGEX),
+    field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "pathPrefix", Type::String, PATH_PREFIX),
     field(Kind::HttpRouteGroup, WITH_SPEC, "spec.matches[]", "header", Type::Object, HEADERS),
 ];
 
