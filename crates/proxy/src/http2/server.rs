@@ -549,13 +549,11 @@ mod tests {
             while under_way.session.send.clone().ready().await.is_ok() {
                 yield_now().await;
             }
-            let accept = async {
-                let (mut accepted, _) = listener.accept().await.unwrap();
-                accepted.write_all(&at_once(1)).await.unwrap();
-                accepted
-            };
-            let (other, _accepted) = tokio::join!(server.acquire(), accept);
-            assert!(other.unwrap().send(Request::get("http://web/").body(()).unwrap(), true).is_ok());
+            let mut acquiring = Box::pin(server.acquire());
+            assert!(futures::poll!(&mut acquiring).is_pending(), "another is made");
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            accepted.write_all(&at_once(1)).await.unwrap();
+            assert!(acquiring.await.unwrap().send(Request::get("http://web/").body(()).unwrap(), true).is_ok());
         };
         LocalSet::new().run_until(test).await;
     }
