@@ -31,25 +31,37 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
-    /// What is logged: a level (error, warn, info, debug, trace) or directives such as `warn,heddle_proxy=debug`
-    #[arg(long, global = true, env = "HEDDLE_LOG", value_name = "FILTER", help_heading = "Logging")]
-    log: Option<String>,
+    #[command(flatten)]
+    logging: Logging,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What this process logs; with `up`, every process of the mesh.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logging {
+    /// What is logged, with `up` by every process of the mesh: a level (error, warn, info, debug, trace) or directives
+    /// such as `warn,heddle_proxy=debug`
+    #[arg(long = "log", global = true, env = FILTER, value_name = "FILTER", help_heading = "Logging")]
+    filter: Option<String>,
     /// How it is logged
     #[arg(
-        long,
+        long = "log-format",
         global = true,
-        env = "HEDDLE_LOG_FORMAT",
+        env = FORMAT,
         value_enum,
         default_value_t,
         value_name = "FORMAT",
         help_heading = "Logging"
     )]
-    log_format: LogFormat,
-    #[command(subcommand)]
-    command: Command,
+    format: LogFormat,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+/// The variables that say what the flags of [`Logging`] do.
+const FILTER: &str = "HEDDLE_LOG";
+const FORMAT: &str = "HEDDLE_LOG_FORMAT";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 enum LogFormat {
     #[default]
     Text,
@@ -89,18 +101,24 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.log.as_deref(), cli.log_format, cli.command.is_service());
-    match run(cli.command) {
+    let is_service = cli.command.is_service();
+    cli.logging.start(is_service);
+    let logs_errors = is_service && cli.logging.format == LogFormat::Json;
+    match run(cli.command, &cli.logging) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", output::explain(&error));
+            let why = output::explain(&error);
+            match logs_errors {
+                true => tracing::error!("{why}"),
+                false => eprintln!("error: {why}"),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 /// The whole program, as one choice. Services build runtimes of their own shape; the other commands share this one.
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, logging: &Logging) -> anyhow::Result<ExitCode> {
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     match command {
         Command::Check(args) => check::run(&args),
@@ -109,7 +127,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Down(args) => done(down::run(&args)),
         Command::Control(args) => done(block_on(async { heddle_control::run(*args, stop_signal()?).await })),
         Command::Demo { program } => done(block_on(heddle_demo::run(program))),
-        Command::Up(args) => block_on(up::run(args)),
+        Command::Up(args) => block_on(up::run(args, logging)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Traffic(command) => done(block_on(async {
             let source = mesh::source(mesh::client().await?);
@@ -147,15 +165,24 @@ impl Command {
     }
 }
 
-fn start_logging(filter: Option<&str>, format: LogFormat, is_service: bool) {
-    // The Kubernetes client logs every failed call as an error, also those that its callers expect.
-    let filter = filter.unwrap_or(if is_service { "info,kube_client=off" } else { "warn,kube_client=off" });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(output::is_colored(&std::io::stderr()))
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+impl Logging {
+    fn start(&self, is_service: bool) {
+        // The Kubernetes client logs every failed call as an error, also those that its callers expect.
+        let default = if is_service { "info,kube_client=off" } else { "warn,kube_client=off" };
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(self.filter.as_deref().unwrap_or(default)))
+            .with_ansi(output::is_colored(&std::io::stderr()))
+            .with_writer(std::io::stderr);
+        match self.format {
+            LogFormat::Text => builder.with_target(false).init(),
+            LogFormat::Json => builder.json().init(),
+        }
+    }
+
+    /// What tells another process to log as this one was told to.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let format = self.format.to_possible_value().map(|value| (FORMAT, value.get_name().to_owned()));
+        let filter = self.filter.clone().map(|filter| (FILTER, filter));
+        filter.into_iter().chain(format).collect()
     }
 }

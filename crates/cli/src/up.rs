@@ -15,13 +15,13 @@ use heddle_control::duration;
 use heddle_local::node::{Capture, Launch, Launched, launch};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::manifests::{self, Manifest};
 use crate::output::{self, count};
 use crate::state::{self, StateDir};
-use crate::{apply, check, effect, honour, live, mesh, ready};
+use crate::{Logging, apply, check, effect, honour, live, mesh, ready};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  heddle up examples/bookstore")]
@@ -62,23 +62,23 @@ enum End {
 /// The exit code of a program that SIGINT ends, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: Args, logging: &Logging) -> anyhow::Result<ExitCode> {
     let manifests = manifests::load(&args.paths)?;
     if !is_sound(&manifests) {
         return Ok(ExitCode::FAILURE);
     }
+    let (own, objects) = (own_objects(&args.cert_ttl, logging)?, objects(&manifests));
     let state = StateDir::open(&args.state_dir)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut launched = start(&args, &state)?;
+    let mut launched = start(&args, &state, logging)?;
     if let Some(why) = &launched.ready.why {
         eprintln!("capture is {}: {why}", launched.ready.capture);
         eprintln!("what reaches a pod's own port on this machine goes past its proxy and the policy");
     }
-    let objects = objects(&manifests);
     let shown = async {
         let client = client(&state).await?;
-        if !bring_up(&client, &objects, &args, &state).await? && args.detach {
+        if !bring_up(&client, &own, &objects, &args, &state).await? && args.detach {
             return Ok(ExitCode::FAILURE);
         }
         match args.detach {
@@ -129,7 +129,7 @@ fn is_sound(manifests: &[Manifest]) -> bool {
 }
 
 /// Starts the node. Blocks, on the thread whose end an attached node does not survive.
-fn start(args: &Args, state: &StateDir) -> anyhow::Result<Launched> {
+fn start(args: &Args, state: &StateDir, logging: &Logging) -> anyhow::Result<Launched> {
     let lock = state.lock()?;
     eprintln!("starting a Kubernetes API and the mesh in {}", state.path().display());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.api_port))
@@ -139,6 +139,7 @@ fn start(args: &Args, state: &StateDir) -> anyhow::Result<Launched> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let launched = launch(Launch {
         command: vec![program.into(), "node".into()],
+        variables: logging.variables(),
         state_dir: state.path().to_owned(),
         capture: args.capture,
         listener,
@@ -178,14 +179,19 @@ async fn client(state: &StateDir) -> anyhow::Result<Client> {
 
 /// Applies the mesh's own objects, then the user's, and waits until workloads are ready and policy is in effect, so that
 /// the next request is decided as the manifests say. Whether that has come to be.
-async fn bring_up(client: &Client, objects: &[Value], args: &Args, state: &StateDir) -> anyhow::Result<bool> {
+async fn bring_up(
+    client: &Client,
+    own: &[Value],
+    objects: &[Value],
+    args: &Args,
+    state: &StateDir,
+) -> anyhow::Result<bool> {
     let end = Instant::now() + args.timeout;
     eprintln!("the API serves; starting the control plane");
-    let own = own_objects(&args.cert_ttl)?;
-    for object in &own {
+    for object in own {
         apply::apply(client, object).await?;
     }
-    if let [control, ..] = wait(end, async || ready::pending(client, &own).await).await?.as_slice() {
+    if let [control, ..] = wait(end, async || ready::pending(client, own).await).await?.as_slice() {
         let (within, logs) = (args.timeout.as_secs(), state.path().join("logs"));
         bail!("the control plane is not ready within {within} s: {}; see {}", control.why, logs.display());
     }
@@ -207,16 +213,26 @@ async fn bring_up(client: &Client, objects: &[Value], args: &Args, state: &State
 }
 
 /// What the mesh itself consists of, in the order of application.
-fn own_objects(cert_ttl: &str) -> anyhow::Result<Vec<Value>> {
+fn own_objects(cert_ttl: &str, logging: &Logging) -> anyhow::Result<Vec<Value>> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let program = program.to_str().context("this program's path is not UTF-8")?;
     let crds = heddle_smi::crds(&heddle_smi::heddle_conversion());
     let mut objects = crds.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
     objects.extend(heddle_control::manifests(program));
-    let command = objects.iter_mut().find_map(|object| object.pointer_mut("/spec/template/spec/containers/0/command"));
-    let command = command.and_then(Value::as_array_mut).context("the control plane's Deployment has no command")?;
-    command.push(format!("--cert-ttl={cert_ttl}").into());
+    let control = objects.iter_mut().find_map(|object| object.pointer_mut("/spec/template/spec/containers/0"));
+    let control = control.context("the control plane's Deployment has no container")?;
+    append(control, "command", [format!("--cert-ttl={cert_ttl}").into()])?;
+    let variables = logging.variables().into_iter().map(|(name, value)| json!({ "name": name, "value": value }));
+    append(control, "env", variables)?;
     Ok(objects)
+}
+
+/// Adds to a list of the control plane's container.
+fn append(container: &mut Value, list: &str, more: impl IntoIterator<Item = Value>) -> anyhow::Result<()> {
+    let list =
+        container[list].as_array_mut().with_context(|| format!("the control plane's container has no {list}"))?;
+    list.extend(more);
+    Ok(())
 }
 
 /// Asks `pending` until there is nothing more to wait for, or no more time: what is left then.

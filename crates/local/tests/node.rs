@@ -84,6 +84,7 @@ impl Node {
         let log = std::fs::File::create(dir.path().join("node.log")).unwrap();
         let launched = launch(Launch {
             command: vec![std::env::current_exe().unwrap().into(), "node".into()],
+            variables: Vec::new(),
             state_dir: dir.path().join("state"),
             capture,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),

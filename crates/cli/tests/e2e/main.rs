@@ -13,6 +13,7 @@ mod counting;
 mod faults;
 mod kube;
 mod kubeconfig;
+mod logging;
 mod mesh;
 mod modes;
 mod prometheus;

@@ -15,6 +15,8 @@ use super::stage::Capture;
 pub struct Launch<'a> {
     /// The program and the words before the node's own arguments, such as `heddle node`.
     pub command: Vec<OsString>,
+    /// Environment variables of the node beside those of this process.
+    pub variables: Vec<(&'static str, String)>,
     pub state_dir: PathBuf,
     pub capture: Capture,
     /// The API's, on the machine's loopback.
@@ -51,7 +53,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched, LaunchError> {
     let (program, words) =
         launch.command.split_first().ok_or_else(|| LaunchError::Spawn(io::ErrorKind::InvalidInput.into()))?;
     let mut command = Command::new(program);
-    command.args(words).arg("--state-dir").arg(&launch.state_dir);
+    command.args(words).arg("--state-dir").arg(&launch.state_dir).envs(launch.variables);
     command.args(["--capture", launch.capture.name()]);
     for fd in &launch.hold {
         // The node itself marks it again, so that no pod inherits it.

@@ -179,6 +179,8 @@ fn try_out(user: bool) -> Result<(), String> {
     if user {
         command.arg("--user-namespace");
     }
+    // Its standard error is the reason, for people to read: no log belongs there.
+    command.env("HEDDLE_LOG", "off").env("HEDDLE_LOG_FORMAT", "text");
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     match output.status.success() {
         true => Ok(()),
