@@ -16,6 +16,7 @@ mod kubeconfig;
 mod logging;
 mod mesh;
 mod modes;
+mod plain_host;
 mod prometheus;
 mod protocols;
 mod readme;
