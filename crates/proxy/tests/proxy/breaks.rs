@@ -207,7 +207,7 @@ fn an_upload_that_its_client_gives_up_is_given_up_while_the_application_takes_no
 fn a_request_that_follows_before_its_time_gives_nothing_up() {
     let cut = Cut::answering("");
     let mut client = Client::connect(cut.client.service("shop/db", 5432));
-    client.send(&GET.repeat(2));
+    client.send(GET.repeat(2));
     let mut app = cut.app.recv().unwrap();
     app.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(app.read_exactly(GET.len()), GET);
