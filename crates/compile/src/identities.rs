@@ -129,7 +129,8 @@ impl Identities<'_> {
     /// The identity of a ServiceAccount.
     fn account(&self, namespace: &str, name: &str, origin: &Origin, problems: &mut Vec<Problem>) -> Option<SpiffeId> {
         let whose = format!("the ServiceAccount `{namespace}/{name}`");
-        problems.extend(self.absence(self.workloads.of_account(namespace, name), &whose, origin));
+        let absence = self.absence(self.workloads.of_account(namespace, name), &whose, origin);
+        problems.extend(self.no_account(namespace, name, origin).or(absence));
         let identity = SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name);
         let invalid = |error: InvalidSpiffeId| {
             Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string())
@@ -138,12 +139,29 @@ impl Identities<'_> {
         identity.map_err(|error| problems.push(invalid(error))).ok()
     }
 
+    /// Says of a ServiceAccount that nothing has, neither an object nor a workload: nobody can prove to be it.
+    fn no_account(&self, namespace: &str, name: &str, origin: &Origin) -> Option<Problem> {
+        let accounts = &self.set.accounts;
+        let has = |namespace: &str, name: &str| accounts.contains_key(&(namespace.into(), name.into()));
+        // Kubernetes makes `default` in every namespace. A cluster's set has it; manifests say nothing of the namespaces
+        // that they have no ServiceAccount of.
+        let is_known = has("default", "default") || accounts.keys().any(|(of, _)| **of == *namespace);
+        let is_there = name == "default" || has(namespace, name);
+        if !is_known || is_there || !self.workloads.of_account(namespace, name).is_empty() {
+            return None;
+        }
+        let message = format!("the ServiceAccount `{namespace}/{name}` does not exist: nobody has its identity");
+        let hint = missing::hint(accounts, "ServiceAccount", namespace, name, Elsewhere::Named);
+        Some(Problem::warning(origin.clone(), ProblemReason::RefNotFound, message).hint(hint))
+    }
+
     /// It is worth knowing that there are no workloads of a name, or that they have no proxy to prove who they are or to
     /// enforce anything.
     fn absence(&self, workloads: &[usize], whose: &str, origin: &Origin) -> Option<Problem> {
         if workloads.is_empty() {
             let message = format!("there is no workload of {whose}");
-            return Some(Problem::note(origin.clone(), ProblemReason::NoWorkload, message));
+            let problem = Problem::note(origin.clone(), ProblemReason::NoWorkload, message);
+            return Some(problem.hint("nothing is to be done if its workloads come later; else correct the name"));
         }
         let is_outside = |&number: &usize| self.workloads.all[number].identity.is_none();
         workloads.iter().all(is_outside).then(|| {

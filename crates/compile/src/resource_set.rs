@@ -23,6 +23,7 @@ pub struct ResourceSet {
     pub(crate) pods: Facts<Workload>,
     /// Deployments and the like, by `Kind/name`.
     pub(crate) templates: Facts<Workload>,
+    pub(crate) accounts: Facts<()>,
     pub(crate) targets: Facts<smi::TrafficTarget>,
     pub(crate) bindings: Facts<smi::IdentityBinding>,
     pub(crate) groups: Facts<RouteGroup>,
@@ -69,6 +70,7 @@ impl ResourceSet {
         match (identity.group, identity.kind) {
             ("", "Namespace") => entry.lower(&mut self.namespaces, |_, object| lower::namespace(object).map(Some)),
             ("", "Service") => entry.lower(&mut self.services, |id, object| lower::service(id, object).map(Some)),
+            ("", "ServiceAccount") => entry.lower(&mut self.accounts, |_, _| Ok(Some(()))),
             ("discovery.k8s.io", "EndpointSlice") => entry.lower(&mut self.slices, lower::slice),
             ("", "Pod") => entry.lower(&mut self.pods, |id, object| pod::pod(id, object).map(Some)),
             ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
@@ -115,7 +117,7 @@ impl ResourceSet {
             facts.values().flat_map(|fact| &fact.problems)
         }
         let core = of(&self.namespaces).chain(of(&self.services)).chain(of(&self.slices));
-        let workloads = of(&self.pods).chain(of(&self.templates));
+        let workloads = of(&self.pods).chain(of(&self.templates)).chain(of(&self.accounts));
         let access = of(&self.targets).chain(of(&self.bindings));
         let specs = of(&self.groups).chain(of(&self.tcp_routes)).chain(of(&self.udp_routes));
         let rest = of(&self.splits).chain(of(&self.mesh_configs)).chain(of(&self.unknown));

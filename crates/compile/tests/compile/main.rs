@@ -238,6 +238,7 @@ fixtures! {
     i5_subjects_of_both_kinds_mix
     i6_a_missing_binding_grants_nothing
     i6_a_binding_that_stands_for_nobody_is_reported
+    i6_a_missing_service_account_is_reported
     i7_an_empty_selector_is_refused
     i7_the_null_of_a_label_is_refused
     i8_a_selector_names_pods
