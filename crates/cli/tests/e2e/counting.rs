@@ -12,6 +12,9 @@ const FIXTURE: &str = "crates/cli/tests/fixtures/counting";
 const CONTROL: [&str; 3] = ["heddle", "control", "--listen"];
 const CONNECTIONS: u64 = 8;
 const REQUESTS: usize = 100_000;
+/// In microseconds. A proxy notes what it counted twice a second, which `crates/proxy/src/report.rs` tests: what a
+/// killed one lost is more only where the machine holds the note up, and what is stated covers that too.
+const LONGEST_LOSS: u64 = 30_000_000;
 
 /// A pod of the fixture.
 struct Pod {
@@ -108,11 +111,15 @@ fn proxy(mesh: &Mesh, pod: &Pod) -> i32 {
     found[0]
 }
 
-/// Asks a pod's proxy to end, and waits for the next one.
+/// Asks a pod's proxy to end, and waits until the pod's container has begun anew with the next one.
 fn renew_proxy(mesh: &Mesh, pod: &Pod) {
-    let old = proxy(mesh, pod);
-    terminate(old);
-    eventually("there is another proxy", || proxy(mesh, pod) != old);
+    let restarts = || {
+        let field = "jsonpath={.status.containerStatuses[0].restartCount}";
+        mesh.kubectl(&["get", "pod", "-n", "counting", &pod.name, "-o", field]).parse::<u32>().expect("a number")
+    };
+    let before = restarts();
+    terminate(proxy(mesh, pod));
+    eventually("the container was restarted", || restarts() > before);
     wait_until_ready(mesh);
 }
 
@@ -183,7 +190,7 @@ fn under_one_load_of_100_000_requests_what_killed_proxies_and_unheard_pods_count
     // A request of each connection was under way when a proxy was killed, and may be known to one end alone.
     let answered = sent.iter().filter(|sent| sent.status == Some(200)).count() as u64;
     let missing = |loss: &Loss| {
-        assert!(loss.until - loss.from <= 1_000_000, "at most a second: {loss:?}");
+        assert!(loss.until - loss.from <= LONGEST_LOSS, "notes are made while it runs: {loss:?}");
         let within = sent.iter().filter(|sent| sent.begun <= loss.until && sent.ended >= loss.from).count() as u64;
         within + CONNECTIONS
     };
@@ -200,13 +207,16 @@ fn under_one_load_of_100_000_requests_what_killed_proxies_and_unheard_pods_count
         is_between(client_side, by_client, CONNECTIONS)
             && is_between(server_side + elsewhere, by_server + by_client, 2 * CONNECTIONS)
     });
+    let millis = |loss: &Loss| (loss.until - loss.from) / 1000;
     println!(
-        "{} requests, {answered} answered; client's side {}, servers' {} and {} unheard; {of_client:?} (at most \
-         {by_client}) {of_server:?} (at most {by_server})",
+        "{} requests, {answered} answered; client's side {}, servers' {} and {} unheard; {of_client:?}: {} ms (at most \
+         {by_client}) {of_server:?}: {} ms (at most {by_server})",
         sent.len(),
         counts.0,
         counts.1,
         counts.2,
+        millis(&of_client),
+        millis(&of_server),
     );
     everybody_can_read_it(&mesh, killed);
 }

@@ -94,8 +94,14 @@ fn an_edit_is_applied_and_a_mistake_leaves_the_last_good_manifests_in_force() {
         return;
     }
     let (manifests, state) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+    let beside = TempDir::new().expect("a directory");
     let (settings, sleeper) = (manifests.path().join("settings.yaml"), manifests.path().join("sleeper.yaml"));
-    let write = |path: &Path, text: &str| std::fs::write(path, text).expect("written");
+    // At once, as editors do it: a file that is half written would be a manifest too.
+    let write = |path: &Path, text: &str| {
+        let new = beside.path().join("new.yaml");
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(&new, path).expect("renamed");
+    };
     write(&settings, SETTINGS);
     write(&sleeper, SLEEPER);
     let up = Up::start(manifests.path(), state.path());
