@@ -159,12 +159,17 @@ pub(crate) fn report(manifests: &[Manifest], findings: &[Finding], colored: bool
     let number = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let objects: usize = manifests.iter().map(|manifest| manifest.documents.len()).sum();
     text.push_str(&format!(
-        "{} in {}: {}, {}\n",
+        "{} in {}: {}, {}",
         count(objects, "object"),
         count(manifests.len(), "file"),
         count(number("error"), "error"),
         count(number("warning"), "warning"),
     ));
+    match number("note") {
+        0 => {}
+        notes => text.push_str(&format!(", {}", count(notes, "note"))),
+    }
+    text.push('\n');
     text
 }
 
