@@ -22,7 +22,7 @@ pub(crate) fn splits(
     let mut contexts: Vec<Context<'_>> = Vec::new();
     for fact in set.splits.values() {
         let context = fact.value.as_ref().and_then(|split| {
-            Context::new(set, settings, endpoints, fact, split).map_err(|problem| problems.push(*problem)).ok()
+            Context::new(set, settings, endpoints, fact, split).map_err(|found| problems.extend(found)).ok()
         });
         contexts.extend(context);
     }
@@ -87,23 +87,31 @@ impl<'a> Context<'a> {
         endpoints: &'a Endpoints,
         fact: &'a Fact<TrafficSplit>,
         split: &'a TrafficSplit,
-    ) -> Result<Self, Box<Problem>> {
+    ) -> Result<Self, Vec<Problem>> {
         let name = |field: &str, text: &str| service_name(fact, field, text, &settings.cluster_domain);
-        let root = name("spec.service", &split.spec.service)?;
+        let root = name("spec.service", &split.spec.service).and_then(|root| root_service(set, fact, &root));
+        let mut problems = Vec::new();
         let mut backends = Vec::new();
         for (number, backend) in split.spec.backends.iter().enumerate() {
             let field = format!("spec.backends[{number}].service");
-            let backend = name(&field, &backend.service)?;
-            if backends.contains(&backend) {
-                let message = format!("`{backend}` is a backend already: the split has no effect");
-                return Err(Problem::error(fact.at(&field), ProblemReason::DuplicateBackend, message)
-                    .hint("name every Service once, with the sum of its weights")
-                    .into());
+            match name(&field, &backend.service) {
+                Ok(backend) if backends.contains(&backend) => {
+                    let message = format!("`{backend}` is a backend already: the split has no effect");
+                    let problem = Problem::error(fact.at(&field), ProblemReason::DuplicateBackend, message);
+                    problems.push(problem.hint("name every Service once, with the sum of its weights"));
+                }
+                Ok(backend) => backends.push(backend),
+                Err(problem) => problems.push(*problem),
             }
-            backends.push(backend);
         }
-        let root = root_service(set, fact, &root)?;
-        Ok(Self { set, endpoints, fact, split, root, backends })
+        match root {
+            Ok(root) if problems.is_empty() => Ok(Self { set, endpoints, fact, split, root, backends }),
+            Ok(_) => Err(problems),
+            Err(problem) => {
+                problems.push(*problem);
+                Err(problems)
+            }
+        }
     }
 
     /// Oldest first; what has no age, in manifests, last and by name.

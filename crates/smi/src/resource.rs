@@ -3,10 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
-use crate::validate::{Found, validate};
+use crate::validate::{Found, http_match, validate};
 use crate::{
-    Headers, HttpRouteGroup, IdentityBinding, Invalid, InvalidReason, Kind, MeshConfig, TcpRoute, TrafficSplit,
-    TrafficTarget, UdpRoute, Version, convert, crd, path, schema,
+    Headers, HttpMatch, HttpRouteGroup, IdentityBinding, Invalid, InvalidReason, Kind, MeshConfig, TcpRoute,
+    TrafficSplit, TrafficTarget, UdpRoute, Version, convert, crd, path, schema,
 };
 
 /// A resource of any kind, in its newest version.
@@ -44,7 +44,7 @@ pub fn parse(value: &Value) -> Result<Parsed, Vec<Invalid>> {
     let (kind, version) = Kind::of(value).map_err(|invalid| vec![invalid])?;
     let errors = check_shape(kind, version, value);
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(with_patterns(kind, version, value, errors));
     }
     let in_version = |invalid| in_version(kind, version, value, invalid);
     let mut value = value.clone();
@@ -59,6 +59,28 @@ pub fn parse(value: &Value) -> Result<Parsed, Vec<Invalid>> {
     } else {
         Err(found.errors.into_iter().map(in_version).collect())
     }
+}
+
+/// The mistakes of a shape, and those of the patterns in it: they are found whatever else is wrong.
+fn with_patterns(kind: Kind, version: Version, value: &Value, mut errors: Vec<Invalid>) -> Vec<Invalid> {
+    if kind != Kind::HttpRouteGroup {
+        return errors;
+    }
+    let mut found = Found::default();
+    for (rule, field) in matches(version, value) {
+        let headers = rule.get("headers").and_then(|headers| Headers::from_value(headers, "").ok());
+        let pattern = rule.get("pathRegex").and_then(Value::as_str).map(str::to_owned);
+        let rule = HttpMatch { path_regex: pattern, headers: headers.unwrap_or_default(), ..HttpMatch::default() };
+        http_match(&rule, &field, &mut found);
+    }
+    for invalid in found.errors {
+        let field = in_array(version, value, invalid.field.clone());
+        // A pattern may be too long for both.
+        if errors.iter().all(|known| known.field != field) {
+            errors.push(Invalid { field, ..invalid });
+        }
+    }
+    errors
 }
 
 /// Corrects what was commonly written wrong and can only have meant one thing: `matches` outside `spec`. `None` when
@@ -133,13 +155,17 @@ fn check_headers(version: Version, value: &Value, found: &mut Vec<Invalid>) {
 
 /// The headers of every match of a group, each with its path.
 fn headers(version: Version, value: &Value) -> impl Iterator<Item = (&Value, String)> {
+    matches(version, value).filter_map(|(rule, field)| Some((rule.get("headers")?, path::key(&field, "headers"))))
+}
+
+/// The matches of a group, each with its path.
+fn matches(version: Version, value: &Value) -> impl Iterator<Item = (&Value, String)> {
     let (holder, field) = match version {
         Version::V1Alpha1 | Version::V1Alpha2 => (value.get("matches"), "matches"),
         _ => (value.get("spec").and_then(|spec| spec.get("matches")), "spec.matches"),
     };
     let matches = holder.and_then(Value::as_array).into_iter().flatten().enumerate();
-    matches
-        .filter_map(move |(index, rule)| Some((rule.get("headers")?, path::key(&path::item(field, index), "headers"))))
+    matches.map(move |(index, rule)| (rule, path::item(field, index)))
 }
 
 /// The field of the newest version that a mistake names, as it stands in the object that was written.

@@ -111,7 +111,7 @@ fn http_route_group(group: &HttpRouteGroup, found: &mut Found) {
     }
 }
 
-fn http_match(rule: &HttpMatch, field: &str, found: &mut Found) {
+pub(crate) fn http_match(rule: &HttpMatch, field: &str, found: &mut Found) {
     if let Some(pattern) = &rule.path_regex {
         let field = path::key(field, "pathRegex");
         match check_pattern(pattern) {
