@@ -1,6 +1,6 @@
 //! `heddle check`: parses, validates and compiles manifests, and says what is wrong with them, and where.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use heddle_compile::{Problem, ResourceSet, Severity};
 use heddle_smi::manifest::{Document, Place, SyntaxError};
 use serde::Serialize;
 
+use crate::honour::{self, NotHonoured};
 use crate::manifests::{self, Manifest};
 use crate::output::{self, Format, count};
 use crate::{apply, fix};
@@ -112,8 +113,39 @@ pub(crate) fn check(manifests: &[Manifest]) -> Vec<Finding> {
         let is_told = origin.field.is_empty() && !heddle_smi::Kind::is_ours(&document.value);
         (!is_told).then(|| Finding::problem(manifest, document, problem))
     }));
+    findings.extend(unmade_namespaces(manifests));
+    findings.extend(not_honoured(manifests, &types));
     findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     findings
+}
+
+/// The namespaces that every cluster has.
+const NAMESPACES: [&str; 5] = ["default", "kube-system", "kube-public", "kube-node-lease", "heddle-system"];
+
+/// Of each namespace that is used and that no manifest makes, its first place. `heddle up` would end there. Where
+/// manifests make namespaces, one that they do not make is a mistake; else it may well be on the cluster.
+fn unmade_namespaces(manifests: &[Manifest]) -> Vec<Finding> {
+    let documents = || manifests.iter().flat_map(|manifest| manifest.documents.iter().map(move |it| (manifest, it)));
+    let is_namespace = |value: &serde_json::Value| value["kind"] == "Namespace" && value["apiVersion"] == "v1";
+    let made = documents().map(|(_, it)| &it.value).filter(|value| is_namespace(value));
+    let made: Vec<&str> = made.filter_map(|value| value["metadata"]["name"].as_str()).collect();
+    let mut told = HashSet::new();
+    let unmade = documents().filter_map(|(manifest, document)| {
+        let name = document.value["metadata"]["namespace"].as_str().filter(|name| !name.is_empty())?;
+        let is_new = !NAMESPACES.contains(&name) && !made.contains(&name) && told.insert(name);
+        is_new.then(|| Finding::unmade_namespace(manifest, document, name, &made))
+    });
+    unmade.collect()
+}
+
+/// What is not honoured on this machine. It is no mistake: the manifests may be those of a cluster.
+fn not_honoured(manifests: &[Manifest], types: &Types) -> Vec<Finding> {
+    let documents = manifests.iter().flat_map(|manifest| manifest.documents.iter().map(move |it| (manifest, it)));
+    let found = documents.flat_map(|(manifest, document)| {
+        let found = honour::of_object(types, &document.value).into_iter();
+        found.map(move |found| Finding::not_honoured(manifest, document, found))
+    });
+    found.collect()
 }
 
 /// The types of Kubernetes, and those that the manifests define.
@@ -218,6 +250,32 @@ impl Finding {
         Self {
             resource: Some(apply::describe(&document.value)),
             ..Self::new("warning", "Duplicate", &manifest.path, &document.start, message)
+        }
+    }
+
+    fn unmade_namespace(manifest: &Manifest, document: &Document, name: &str, made: &[&str]) -> Self {
+        let severity = if made.is_empty() { "note" } else { "warning" };
+        let message = format!("no manifest makes the namespace `{name}`: `heddle up` cannot make what is in it");
+        let hint = match heddle_smi::closest(name, made) {
+            Some(made) => format!("did you mean `{made}`?"),
+            None => "add a Namespace of this name, unless the cluster has it".to_owned(),
+        };
+        let (field, place) = ("metadata.namespace".to_owned(), document.place("metadata.namespace"));
+        Self {
+            resource: Some(apply::describe(&document.value)),
+            field,
+            hint: Some(hint),
+            ..Self::new(severity, "NamespaceNotFound", &manifest.path, place, message)
+        }
+    }
+
+    fn not_honoured(manifest: &Manifest, document: &Document, found: NotHonoured) -> Self {
+        let place = document.place(&found.field);
+        Self {
+            resource: Some(apply::describe(&document.value)),
+            field: found.field,
+            hint: Some(found.hint.to_owned()),
+            ..Self::new("note", "NotHonoured", &manifest.path, place, found.message)
         }
     }
 

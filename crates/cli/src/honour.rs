@@ -8,18 +8,42 @@ use serde_json::Value;
 
 use crate::apply;
 
-/// A line for each object that nothing acts on and each field that is not honoured, except for images, of which none is.
+/// What of an object is not honoured on this machine.
+pub(crate) struct NotHonoured {
+    /// Empty for the object as a whole.
+    pub(crate) field: String,
+    /// Without the field.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: &'static str,
+}
+
+/// What to do about most of it.
+const MAY_STAY: &str = "this is of `heddle up` alone: it may stay for a cluster";
+
+/// A line for each object that nothing acts on and each field that is not honoured.
 pub(crate) fn not_honoured(objects: &[Value]) -> Vec<String> {
     let types = Types::default();
-    let lines = objects.iter().flat_map(|object| match types.unheeded(object) {
-        Some(what) => vec![format!("{}: {what}", apply::describe(object))],
-        None if object["kind"] == "Service" => of_service(object),
-        None => of_pods(object),
+    let lines = objects.iter().flat_map(|object| {
+        let name = apply::describe(object);
+        of_object(&types, object).into_iter().map(move |NotHonoured { field, message, .. }| match field.as_str() {
+            "" => format!("{name}: {message}"),
+            field => format!("{name}: {field} {message}"),
+        })
     });
     lines.collect()
 }
 
-fn of_service(object: &Value) -> Vec<String> {
+/// What of one object is not honoured. Of images none is, and they are named where they alone say what to run.
+pub(crate) fn of_object(types: &Types, object: &Value) -> Vec<NotHonoured> {
+    match types.unheeded(object) {
+        Some(message) => vec![NotHonoured { field: String::new(), message, hint: MAY_STAY }],
+        None if object["kind"] == "Service" => of_service(object),
+        None => of_pods(object),
+    }
+}
+
+fn of_service(object: &Value) -> Vec<NotHonoured> {
     const IN_THE_MESH: &str = "the Service is reached from pods, by its name and its ClusterIP";
     let spec = &object["spec"];
     let is_published = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
@@ -29,14 +53,14 @@ fn of_service(object: &Value) -> Vec<String> {
         ("spec.sessionAffinity", spec["sessionAffinity"] == "ClientIP", "every request may go to another pod"),
     ];
     let set = fields.into_iter().filter(|(_, is_set, _)| *is_set);
-    set.map(|(field, _, why)| line(object, field, why)).collect()
+    set.map(|(field, _, why)| not_honoured_field(field.to_owned(), why)).collect()
 }
 
-fn line(object: &Value, field: &str, why: &str) -> String {
-    format!("{}: {field} is not honoured: {why}", apply::describe(object))
+fn not_honoured_field(field: String, why: &str) -> NotHonoured {
+    NotHonoured { field, message: format!("is not honoured: {why}"), hint: MAY_STAY }
 }
 
-fn of_pods(object: &Value) -> Vec<String> {
+fn of_pods(object: &Value) -> Vec<NotHonoured> {
     let place = match object["kind"].as_str() {
         Some("Pod") => "spec",
         Some("Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job") => "spec.template.spec",
@@ -47,7 +71,22 @@ fn of_pods(object: &Value) -> Vec<String> {
     // What is no pod was told by the check, or will be by the API.
     let Some(spec) = spec.and_then(|spec| PodSpec::deserialize(spec).ok()) else { return Vec::new() };
     let fields = unsupported(&spec).into_iter().filter(|(field, _)| !field.ends_with(".image"));
-    fields.map(|(field, why)| line(object, &field.replacen("spec", place, 1), why)).collect()
+    let fields = fields.map(|(field, why)| not_honoured_field(field.replacen("spec", place, 1), why));
+    fields.chain(without_command(&spec, place)).collect()
+}
+
+/// The containers whose images alone say what to run.
+fn without_command(spec: &PodSpec, place: &str) -> Vec<NotHonoured> {
+    let lists =
+        [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers)];
+    let all = lists.into_iter().flat_map(|(list, all)| all.iter().enumerate().map(move |it| (list, it)));
+    let silent = all.filter(|(_, (_, container))| container.command.as_ref().is_none_or(Vec::is_empty));
+    let found = silent.map(|(list, (index, _))| NotHonoured {
+        field: format!("{place}.{list}[{index}].image"),
+        message: "is not run, and there is no `command`: the container cannot start".to_owned(),
+        hint: "write as `command` what the image runs, by a program of this machine",
+    });
+    found.collect()
 }
 
 #[cfg(test)]
@@ -58,13 +97,26 @@ mod tests {
 
     #[test]
     fn a_field_is_named_by_its_place_in_the_manifest() {
-        let container = json!({"name": "app", "image": "app:1", "resources": {"limits": {"memory": "1Gi"}}});
+        let container =
+            json!({"name": "app", "image": "app:1", "command": ["app"], "resources": {"limits": {"memory": "1Gi"}}});
         let object = json!({
             "kind": "Deployment", "metadata": {"name": "shop", "namespace": "web"},
             "spec": {"template": {"spec": {"containers": [container]}}},
         });
         let expected = "Deployment web/shop: spec.template.spec.containers[0].resources.limits is not honoured: \
                         processes are not limited";
+        assert_eq!(not_honoured(&[object]), [expected]);
+    }
+
+    #[test]
+    fn an_image_that_alone_says_what_to_run_is_named() {
+        let spec = json!({
+            "initContainers": [{"name": "setup", "image": "setup:1", "args": ["all"]}],
+            "containers": [{"name": "app", "image": "app:1", "command": ["app"]}],
+        });
+        let object = json!({"kind": "Pod", "metadata": {"name": "shop"}, "spec": spec});
+        let expected = "Pod shop: spec.initContainers[0].image is not run, and there is no `command`: the container \
+                        cannot start";
         assert_eq!(not_honoured(&[object]), [expected]);
     }
 

@@ -16,9 +16,13 @@ fn check(arguments: &[&str]) -> Output {
 
 /// The printed text is the expected one, and says that there are errors.
 fn expect(name: &str) {
+    expect_exit(name, 1);
+}
+
+fn expect_exit(name: &str, code: i32) {
     let file = format!("{name}.yaml");
     let output = check(&[&file]);
-    assert_eq!(output.status.code(), Some(1), "{name} has errors");
+    assert_eq!(output.status.code(), Some(code), "whether {name} has errors");
     let printed = String::from_utf8(output.stdout).expect("UTF-8");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/check/{name}.txt"));
     if std::env::var_os("UPDATE_EXPECTED").is_some() {
@@ -32,7 +36,6 @@ fn expect(name: &str) {
 /// `-o json` has every finding of the text: its place, message and hint.
 fn machines_read_the_same(file: &str, text: &str) {
     let output = check(&[file, "-o", "json"]);
-    assert_eq!(output.status.code(), Some(1));
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(!findings.is_empty());
     for finding in findings {
@@ -82,6 +85,16 @@ fn values_that_need_quotes_are_told_without_another_value() {
 #[test]
 fn references_to_nothing_are_named() {
     expect("references");
+}
+
+#[test]
+fn namespaces_that_no_manifest_makes_are_named_once() {
+    expect_exit("namespaces", 0);
+}
+
+#[test]
+fn what_this_machine_does_not_honour_is_noted() {
+    expect_exit("honoured", 0);
 }
 
 #[test]
