@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -168,13 +169,15 @@ impl Mesh {
     /// The answers to the buyer, a line at each change: microseconds since 1970, status, who answered.
     pub(crate) fn watch_answers(&self) -> Answers {
         let mut child = self.start_as_buyer(&["watch", SHOP]);
-        let output = child.stdout.take().expect("its output");
-        Answers { child, lines: BufReader::new(output) }
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Answers { child, lines }
     }
 
     /// Sets the weights of the bookstore's backends: when that began, in microseconds since 1970.
     pub(crate) fn split(&self, weights: &[(&str, u64)]) -> u128 {
-        let began = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_micros();
+        let began = now();
         let backends: Vec<Value> = weights
             .iter()
             .map(|(service, weight)| serde_json::json!({ "service": service, "weight": weight }))
@@ -204,6 +207,11 @@ impl Mesh {
     }
 }
 
+/// Microseconds since 1970.
+pub(crate) fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_micros()
+}
+
 /// Every process of the machine with its parent.
 fn processes() -> impl Iterator<Item = (i32, i32)> {
     std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| {
@@ -217,7 +225,9 @@ fn processes() -> impl Iterator<Item = (i32, i32)> {
 impl Drop for Mesh {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.run("kubectl", &["get", "pods", "-A"]));
+            // A mesh that did not start answers nothing.
+            let pods = self.command("kubectl", &["get", "pods", "-A"]).output();
+            eprintln!("{}", pods.map(|pods| String::from_utf8_lossy(&pods.stdout).into_owned()).unwrap_or_default());
             eprintln!("{}", self.node_log());
         }
         let down = Command::new(HEDDLE).args(["down", "--state-dir"]).arg(self.state.path()).output();
@@ -244,7 +254,7 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(100);
     while !check() {
         assert!(Instant::now() < end, "it never came to be that {what}");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -287,18 +297,30 @@ impl Tally {
 /// A running `heddle demo watch`.
 pub(crate) struct Answers {
     child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Answers {
     /// Waits for an answer of `identity` that came after `since`: when it came. Both in microseconds since 1970.
-    pub(crate) fn wait_for(&mut self, identity: &str, since: u128) -> u128 {
+    pub(crate) fn wait_for(&self, identity: &str, since: u128) -> u128 {
+        self.wait_for_word(2, identity, since)
+    }
+
+    /// Waits for an answer with a status, in the same way.
+    pub(crate) fn wait_for_status(&self, status: &str, since: u128) -> u128 {
+        self.wait_for_word(1, status, since)
+    }
+
+    /// Waits until the line of a change has `word` at `index`.
+    fn wait_for_word(&self, index: usize, word: &str, since: u128) -> u128 {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut last = String::new();
         loop {
-            let mut line = String::new();
-            assert!(self.lines.read_line(&mut line).expect("its output") > 0, "the watch ended");
-            let words: Vec<&str> = line.split_whitespace().collect();
+            let line = self.lines.recv_timeout(end.saturating_duration_since(Instant::now()));
+            last = line.unwrap_or_else(|error| panic!("no answer was {word}, and the last was `{last}`: {error}"));
+            let words: Vec<&str> = last.split_whitespace().collect();
             let came: u128 = words[0].parse().expect("a time");
-            if came >= since && words.get(2) == Some(&identity) {
+            if came >= since && words.get(index) == Some(&word) {
                 return came;
             }
         }
