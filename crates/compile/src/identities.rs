@@ -133,7 +133,7 @@ impl Identities<'_> {
         problems.extend(self.no_account(namespace, name, origin).or(absence));
         let identity = SpiffeId::of_service_account(&self.settings.trust_domain, namespace, name);
         let invalid = |error: InvalidSpiffeId| {
-            Problem::error(origin.clone(), ProblemReason::Invalid, error.to_string())
+            Problem::error(origin.clone(), ProblemReason::UnknownSubject, error.to_string())
                 .hint("correct the name of the ServiceAccount or of its namespace")
         };
         identity.map_err(|error| problems.push(invalid(error))).ok()

@@ -224,6 +224,7 @@ fixtures! {
     a24_routes_are_looked_for_in_the_targets_namespace
     a25_missing_namespaces_are_the_targets_own
     a26_a_source_of_an_unknown_kind_is_left_out
+    a26_a_source_whose_name_is_no_identity_costs_only_itself
     a29_a_target_has_no_fields_for_egress_retries_or_limits
     a32b_a_match_without_criteria_is_any_request
     a33_options_needs_a_star_or_its_name
