@@ -14,9 +14,10 @@ pub struct Kind {
 }
 
 /// Everything that policy is made of: the core kinds, SMI at its newest version, and Heddle's own.
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 12] = [
     Kind::new("", "v1", "Namespace", "namespaces"),
     Kind::new("", "v1", "Service", "services"),
+    Kind::new("", "v1", "ServiceAccount", "serviceaccounts"),
     Kind::new("", "v1", "Pod", "pods"),
     Kind::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
     Kind::new("access.smi-spec.io", "v1alpha4", "TrafficTarget", "traffictargets"),

@@ -20,7 +20,7 @@ pub fn manifests(executable: &str) -> Vec<Value> {
 fn rights() -> Vec<Value> {
     let of_smi = ["access.smi-spec.io", "specs.smi-spec.io", "split.smi-spec.io", "heddle.dev"];
     let cluster = json!([
-        rule(&[""], &["namespaces", "pods", "services"], &READ),
+        rule(&[""], &["namespaces", "pods", "serviceaccounts", "services"], &READ),
         rule(&["discovery.k8s.io"], &["endpointslices"], &READ),
         rule(&[""], &["nodes", "replicationcontrollers"], &READ),
         rule(&["apps"], &["daemonsets", "deployments", "replicasets", "statefulsets"], &READ),
