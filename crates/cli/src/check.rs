@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.output {
         Format::Json => output::json(&findings)?,
         Format::Text => {
-            print!("{}", report(&manifests, &findings, output::is_colored(&std::io::stdout())));
+            output::print(report(&manifests, &findings, output::is_colored(&std::io::stdout())).as_bytes())?;
         }
     }
     Ok(if has_errors(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })

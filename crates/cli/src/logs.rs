@@ -1,13 +1,13 @@
 //! `heddle logs`: what a workload printed.
 
 use anyhow::Context;
-use futures::{AsyncBufReadExt, TryStreamExt};
+use futures::AsyncBufReadExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
 use kube::{Api, ResourceExt};
 
 use crate::mesh;
-use crate::output::Format;
+use crate::output::{self, Format};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -47,14 +47,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         previous: args.previous,
         ..LogParams::default()
     };
-    let mut lines = pods.log_stream(&name, &params).await?.lines();
-    while let Some(line) = lines.try_next().await? {
-        match args.output {
-            Format::Text => println!("{line}"),
-            Format::Json => {
-                println!("{}", serde_json::json!({ "pod": name, "container": container, "line": line }));
-            }
+    let mut printed = pods.log_stream(&name, &params).await?;
+    let mut line = Vec::new();
+    while printed.read_until(b'\n', &mut line).await? > 0 {
+        if args.output == Format::Json {
+            let text = String::from_utf8_lossy(&line);
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            line = format!("{}\n", serde_json::json!({ "pod": name, "container": container, "line": text })).into();
         }
+        if !output::print(&line)? {
+            break;
+        }
+        line.clear();
     }
     Ok(())
 }

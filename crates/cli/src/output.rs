@@ -1,6 +1,6 @@
 //! What commands print: text for people, JSON for programs.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write as _};
 
 use clap::ValueEnum;
 pub(crate) use heddle_traffic::text::table;
@@ -14,8 +14,17 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print(format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())?;
     Ok(())
+}
+
+/// Writes to standard output; whether anybody reads on. Who has seen enough, as `head`, makes no error of it.
+pub(crate) fn print(bytes: &[u8]) -> io::Result<bool> {
+    let mut out = io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
 }
 
 /// Whether colors are for a terminal that somebody looks at, who did not set `NO_COLOR` (no-color.org).

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let overview = Overview::read(&client).await?;
     match args.output {
         Format::Json => output::json(&overview)?,
-        Format::Text => print!("{}", overview.text()),
+        Format::Text => _ = output::print(overview.text().as_bytes())?,
     }
     Ok(if overview.unread.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -108,7 +108,7 @@ fn key_lines(pem: &str) -> impl Iterator<Item = String> {
 fn ask_with_a_token(mesh: &Mesh) {
     let header = format!("authorization: Bearer {BEARER}");
     for version in ["--http1.1", "--http2-prior-knowledge"] {
-        let curl = ["curl", "-sS", version, "--max-time", "10", "-H", &header, "http://echo.echo/websocket"];
+        let curl = ["curl", "-sS", version, "--max-time", "60", "-H", &header, "http://echo.echo/websocket"];
         mesh.run(HEDDLE, &[&["exec", "-n", "echo", "deploy/client", "--"], &curl[..]].concat());
     }
 }
@@ -129,6 +129,14 @@ fn every_process_logs_what_up_was_told_to_and_no_secret() {
             assert!(told.is_none(), "{whose:?} logs {told:?}: {line}");
         }
     }
+    the_first_line_alone_can_be_read(&mesh);
+}
+
+/// Who reads only the first line, of a proxy that goes on logging, has seen enough.
+fn the_first_line_alone_can_be_read(mesh: &Mesh) {
+    let first = format!("{HEDDLE} logs -n echo deploy/client -c heddle-proxy --follow 2>&1 | head -n 1");
+    let shown = mesh.run("bash", &["-o", "pipefail", "-c", &first]);
+    assert!(shown.starts_with('{') && shown.lines().count() == 1, "{shown}");
 }
 
 /// The level of a line, which must be a JSON object.
