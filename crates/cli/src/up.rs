@@ -188,7 +188,11 @@ async fn bring_up(
 ) -> anyhow::Result<bool> {
     let end = Instant::now() + args.timeout;
     eprintln!("the API serves; starting the control plane");
-    for object in own {
+    // The control plane makes its root for the trust domain that it finds, so that has to be there before it.
+    let (definitions, control): (Vec<_>, Vec<_>) =
+        own.iter().partition(|object| object["kind"] == "CustomResourceDefinition");
+    let settings = objects.iter().filter(|object| object["kind"] == "MeshConfig");
+    for object in definitions.into_iter().chain(settings).chain(control) {
         apply::apply(client, object).await?;
     }
     if let [control, ..] = wait(end, async || ready::pending(client, own).await).await?.as_slice() {
